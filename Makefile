@@ -1,0 +1,69 @@
+# Every command of the project; `make` lists them. CI calls these and nothing else.
+
+PYTHON ?= python3.11
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.pawl-installed
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# A tier named here must run and pass; a skipped test of it fails the session (tests/support/tiers.py).
+TIERS := unit,s3,ray,prefect
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(INSTALLED) ## Make .venv and install Pawl with its tools, all versions pinned (PYTHON=python3.12 for another one)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the PATH; name another one, as in: make setup PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+.PHONY: setup-s3
+setup-s3: ## Install the Ceph gateway that the S3 tests talk to (Debian packages; needs root)
+	@tests/support/install_ceph.sh
+
+.PHONY: train
+train: setup ## Train the digits loop here with everything embedded; storage is ./pawl-store
+	env -u PREFECT_API_URL -u PREFECT_API_KEY -u PREFECT_PROFILE PREFECT_HOME=$(CURDIR)/.pawl/prefect \
+	    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=90 \
+	    $(BIN)/pawl train ray_workers.loops.digits:train_loop --run digits
+
+.PHONY: test
+test: setup setup-s3 ## Run the tests: unit, conformance, Ceph, Ray, Prefect, one kill for every way back
+	PAWL_REQUIRE_TIERS=$(TIERS) $(BIN)/pytest
+
+.PHONY: test-fast
+test-fast: setup ## Run the tests that need no Ray, Prefect or server
+	PAWL_REQUIRE_TIERS=unit $(BIN)/pytest \
+	    -m 'not s3 and not ray and not prefect and not fault and not slow and not benchmark and not gpu'
+
+.PHONY: test-all
+test-all: setup setup-s3 ## Run every test, the full matrices among them
+	PAWL_REQUIRE_TIERS=$(TIERS) HYPOTHESIS_PROFILE=ci $(BIN)/pytest -m 'not benchmark'
+
+.PHONY: check
+check: setup ## Lint, format, types, import directions, spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+.PHONY: format
+format: setup ## Sort imports, mend what ruff can mend, format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: clean
+clean: ## Remove .venv, caches and build output; keeps ./pawl-store and ./.pawl
+	rm -rf $(VENV) *.egg-info build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

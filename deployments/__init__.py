@@ -1,0 +1,1 @@
+"""Wiring: the `pawl` command, and what a deployment puts in place."""

@@ -1,0 +1,102 @@
+"""The `pawl` command. Importing this loads no command; each is imported when it is called or described.
+
+Exit codes: 0 done; 1 failed, or something is damaged; 2 bad input (also: not there, or not allowed); 3 cancelled, because
+a newer attempt owns the run; 75 may succeed when tried again; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+import click
+
+from ray_workers.store.errors import (
+    FenceLostError,
+    InternalError,
+    MissingError,
+    PawlError,
+    RefusedError,
+    RetryableError,
+)
+
+__all__ = ["exit_code", "main", "pawl"]
+
+_COMMANDS = {
+    "train": "deployments.train_command:train_command",
+    "runs": "deployments.read_commands:runs_command",
+    "versions": "deployments.read_commands:versions_command",
+    "show": "deployments.read_commands:show_command",
+    "verify": "deployments.read_commands:verify_command",
+}
+
+_EXIT_CODES: tuple[tuple[type[PawlError], int], ...] = (
+    (FenceLostError, 3),
+    (RetryableError, 75),
+    (RefusedError, 2),
+    (MissingError, 2),
+)
+_FAILED = 1
+_INTERRUPTED = 130
+
+_EPILOG = (
+    "Exit codes: 0 done, 1 failed or damaged, 2 bad input, 3 cancelled (a newer attempt owns the run), "
+    "75 may succeed when tried again, 130 interrupted."
+)
+
+
+def exit_code(error: PawlError) -> int:
+    """What the process ends with, by the error's group: what the caller can do about it."""
+    return next((code for group, code in _EXIT_CODES if isinstance(error, group)), _FAILED)
+
+
+class _Failure(click.ClickException):
+    """A `PawlError` as click shows it: its message on stderr, its exit code, no traceback."""
+
+    def __init__(self, error: PawlError) -> None:
+        bug = (
+            " This is a bug in Pawl; please report it." if isinstance(error, InternalError) else ""
+        )
+        super().__init__(error.message + bug)
+        self._error = error
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override] # a class variable to click, which only reads it
+        return exit_code(self._error)
+
+
+class _LazyGroup(click.Group):
+    """Commands by `module:attribute`; an error of the tree becomes one message and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        target = _COMMANDS.get(cmd_name)
+        if target is None:
+            return None
+        module, _, attribute = target.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except PawlError as error:
+            raise _Failure(error) from None
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(_INTERRUPTED)
+
+
+@click.command(
+    cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(package_name="pawl")
+def pawl() -> None:
+    """Train with checkpoints that cannot be lost, and look at what is stored."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and end the process."""
+    pawl.main(args=args, prog_name="pawl")

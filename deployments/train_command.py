@@ -1,0 +1,217 @@
+"""`pawl train`: the training flow, run here and now."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ray_workers.store.errors import InvalidInputError, PawlError
+
+__all__ = ["train_command"]
+
+_START_LIMIT_S = "90"
+_CANCELLED = 3
+_INTERRUPTED = 130
+
+
+@click.command("train")
+@click.argument("entrypoint")
+@click.option("--run", help="Name of the run; the same name continues it.")
+@click.option(
+    "--storage", help="Folder or s3://bucket/prefix. Default: PAWL_STORAGE, else ./pawl-store."
+)
+@click.option(
+    "--set",
+    "-s",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Hyperparameter; VALUE is JSON or text.",
+)
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="JSON file of hyperparameters."
+)
+@click.option("--workers", type=int, help="Training workers (default 2).")
+@click.option("--cpus-per-worker", type=float, help="CPUs each worker asks for.")
+@click.option("--gpus-per-worker", type=float, help="GPUs each worker asks for.")
+@click.option("--ray-address", help="Join this Ray cluster instead of starting one.")
+@click.option("--every-steps", type=int, help="Save every N steps.")
+@click.option("--every-epochs", type=int, help="Save at the end of every N epochs (default 1).")
+@click.option("--every-seconds", type=float, help="Save when N seconds have passed.")
+@click.option("--keep-last", type=int, help="Retention: keep the newest N versions.")
+@click.option(
+    "--keep-every-steps", type=int, help="Retention: keep versions at multiples of N steps."
+)
+@click.option("--keep-best", type=int, help="Retention: keep the best N versions by --metric.")
+@click.option("--metric", help="Metric for --keep-best (default loss).")
+@click.option(
+    "--required",
+    help="Rung a resume point must have: committed, verified or sound (default sound).",
+)
+@click.option("--resume", default="auto", show_default=True, help="auto, never, or RUN@VERSION.")
+@click.option(
+    "--takeover", is_flag=True, help="End another attempt that still trains under this run name."
+)
+@click.option("--code-dir", help="Project folder of the entrypoint. Default: the current folder.")
+@click.option(
+    "--retries", type=click.IntRange(min=0), help="In-process retries after a failure (default 3)."
+)
+def train_command(
+    entrypoint: str, settings: tuple[str, ...], config_file: Path | None, **options: Any
+) -> None:
+    r"""Train ENTRYPOINT (module:function), saving as it goes and resuming what was there.
+
+    \b
+    pawl train ray_workers.loops.digits:train_loop --run digits
+    pawl train my_project.train:train_loop --run big --storage s3://bucket/runs --set lr=0.0003 --every-steps 500
+    """
+    config = {**_read_config(config_file), **dict(_setting(text) for text in settings)}
+    parameters = _parameters(entrypoint, config, options)
+    _prepare_prefect()
+    try:
+        code = _run_flow(parameters, retries=options["retries"])
+    except (KeyboardInterrupt, SystemExit):
+        _say_how_to_resume()
+        raise SystemExit(_INTERRUPTED) from None
+    raise SystemExit(code)
+
+
+def _run_flow(parameters: dict[str, Any], *, retries: int | None) -> int:
+    from flows.train import train  # noqa: PLC0415 - takes seconds, and `pawl --help` must not
+
+    chosen = train if retries is None else train.with_options(retries=retries)
+    state = chosen(**parameters, return_state=True)
+    if state.is_completed():
+        click.echo(state.message or "Training completed.")
+        return 0
+    if state.is_cancelled():
+        click.echo(f"Cancelled: {state.message}", err=True)
+        return _CANCELLED
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, PawlError):
+        raise error
+    click.echo(f"{state.name}: {state.message}", err=True)
+    if not isinstance(error, Exception):
+        _say_how_to_resume()
+    return 1
+
+
+def _parameters(entrypoint: str, config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    from ray_workers.config import (  # noqa: PLC0415 - pydantic, for train alone
+        Retention,
+        Saving,
+        Scaling,
+        Validation,
+        check_training_config,
+    )
+
+    def given(**named: Any) -> dict[str, Any]:
+        return {name: value for name, value in named.items() if value is not None}
+
+    try:
+        return {
+            "entrypoint": entrypoint,
+            # Checked here too: Prefect keeps and shows the parameters of a flow run, even of one that is refused.
+            "config": check_training_config(config),
+            "run": options["run"],
+            "storage": options["storage"],
+            "scaling": Scaling(
+                **given(
+                    workers=options["workers"],
+                    cpus_per_worker=options["cpus_per_worker"],
+                    gpus_per_worker=options["gpus_per_worker"],
+                    ray_address=options["ray_address"],
+                )
+            ),
+            "saving": Saving(
+                **given(
+                    every_steps=options["every_steps"],
+                    every_epochs=options["every_epochs"],
+                    every_seconds=options["every_seconds"],
+                )
+            ),
+            "validation": Validation(**given(required=options["required"])),
+            "retention": Retention(
+                **given(
+                    keep_last=options["keep_last"],
+                    keep_every_steps=options["keep_every_steps"],
+                    keep_best=options["keep_best"],
+                    metric=options["metric"],
+                )
+            ),
+            "resume": options["resume"],
+            "takeover": options["takeover"],
+            "code_dir": options["code_dir"],
+        }
+    except ValueError as error:
+        raise InvalidInputError(_first_problem(error)) from None
+
+
+def _first_problem(error: ValueError) -> str:
+    """One sentence of what pydantic found."""
+    problems: list[dict[str, Any]] = getattr(error, "errors", list)()
+    if not problems:
+        return str(error)
+    first = problems[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if not name:  # a rule between several values
+        return f"{first['msg'].removeprefix('Value error, ')}."
+    return f"The value {first.get('input')!r} for {name} cannot be used: {first['msg']}."
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise InvalidInputError(f"--set {text!r} is not of the form KEY=VALUE.")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"The configuration file {path} cannot be read: {error}.") from None
+    if not isinstance(config, dict):
+        raise InvalidInputError(f"The configuration file {path} must hold a JSON object.")
+    return config
+
+
+def _prepare_prefect() -> None:
+    """Without a Prefect server of the user's own: an ephemeral one, with a home beside the project."""
+    _check_fastapi()
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", _START_LIMIT_S)
+    configured = any(
+        os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE")
+    )
+    if not configured and not (Path.home() / ".prefect" / "profiles.toml").exists():
+        os.environ["PREFECT_HOME"] = str(Path(".pawl/prefect").absolute())
+    if home := os.environ.get("PREFECT_HOME"):
+        # SQLite makes no folder, and its server says so only after its whole start limit.
+        Path(home).mkdir(parents=True, exist_ok=True)
+
+
+def _check_fastapi() -> None:
+    """Prefect's server does not start under newer ones, and would only say so after its whole start limit."""
+    found = version("fastapi")
+    major, minor = (int(part) for part in found.split(".")[:2])
+    if (major, minor) >= (0, 151):
+        raise InvalidInputError(
+            f"fastapi {found} is installed, and Prefect's server does not work with it: install 'fastapi<0.151'."
+        )
+
+
+def _say_how_to_resume() -> None:
+    again = shlex.join(["pawl", *sys.argv[1:]])
+    click.echo(f"\nStopped. What was committed is kept. To resume:\n\n    {again}\n", err=True)

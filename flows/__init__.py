@@ -1,0 +1,1 @@
+"""Flows of Pawl: one `@flow` a file, each a table of contents in code."""

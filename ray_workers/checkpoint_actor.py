@@ -1,0 +1,74 @@
+"""The checkpoint actor: one per writer incarnation, named by its fence. An asynchronous shell over `CheckpointManager`.
+
+It is never restarted by Ray: a second process under the same fence could commit beside the first (FORMAT.md §9). The
+driver starts the next incarnation with a fence of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import ray
+
+from ray_workers.checkpoint_manager import AttemptIdentity, CheckpointManager
+from ray_workers.messages import PawlEvent, ShardReport, VersionOutcome
+from ray_workers.store.attempts import this_process
+from ray_workers.store.opening import StorageTarget
+
+__all__ = ["CheckpointActor", "actor_name"]
+
+_GATHER_TIMEOUT_S = 600.0
+
+
+def actor_name(run_id: str, fence: int) -> str:
+    return f"pawl-checkpoint-{run_id[:16]}-{fence}"
+
+
+@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
+class CheckpointActor:
+    def __init__(
+        self, target: StorageTarget, attempt: AttemptIdentity, failure_budget: int
+    ) -> None:
+        store = target.open().store
+        self._manager = CheckpointManager(store, attempt, failure_budget=failure_budget)
+        self._settled: dict[int, asyncio.Event] = {}
+
+    async def gather(self, report: ShardReport) -> VersionOutcome:
+        """Take a durable shard; answers when the whole version is committed or dropped."""
+        outcome = await asyncio.to_thread(self._manager.gather, report)
+        return await self._answer(report.staged.progress.step, outcome)
+
+    async def give_up(self, step: int, reason: str) -> VersionOutcome:
+        outcome = await asyncio.to_thread(self._manager.give_up, step, reason)
+        return await self._answer(step, outcome)
+
+    async def drain_events(self) -> tuple[list[PawlEvent], str | None]:
+        """Events since the last call, and why the attempt must stop, if it must."""
+        events = await asyncio.to_thread(self._manager.drain_events)
+        return events, self._manager.stop_reason
+
+    async def stop(self, reason: str) -> None:
+        self._manager.stop(reason)
+
+    async def settle(self, timeout_s: float) -> bool:
+        """Wait until no version is half gathered; whether that came true in time."""
+        waiting = [event.wait() for event in self._settled.values() if not event.is_set()]
+        try:
+            await asyncio.wait_for(asyncio.gather(*waiting), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    async def process(self) -> dict[str, object]:
+        return this_process()
+
+    async def _answer(self, step: int, outcome: VersionOutcome | None) -> VersionOutcome:
+        event = self._settled.setdefault(step, asyncio.Event())
+        if outcome is None:
+            try:
+                await asyncio.wait_for(event.wait(), _GATHER_TIMEOUT_S)
+            except TimeoutError:
+                reason = f"some ranks did not store their shards within {_GATHER_TIMEOUT_S:.0f} s"
+                outcome = await asyncio.to_thread(self._manager.give_up, step, reason)
+        event.set()
+        return outcome or self._manager.outcome(step) or VersionOutcome(step=step, number=None)

@@ -1,0 +1,228 @@
+"""One attempt's coordinator, as a plain class: gathers shard reports, makes the manifest, commits, keeps the budget.
+
+The actor around it is `checkpoint_actor`. Everything here runs under one lock, one commit at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_workers.messages import PawlEvent, ShardReport, VersionOutcome
+from ray_workers.store.clock import utc_now
+from ray_workers.store.commit import CommittedVersion, commit_version
+from ray_workers.store.errors import FenceLostError, PawlError
+from ray_workers.store.layout import merge_layouts
+from ray_workers.store.log import RunLog
+from ray_workers.store.manifest import FileEntry, Manifest, VersionRef, check_coverage
+from ray_workers.store.object_store import ObjectStore
+
+__all__ = ["AttemptIdentity", "CheckpointManager"]
+
+_LOG_PATIENCE_S = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptIdentity:
+    """The attempt on whose behalf versions are committed."""
+
+    run: str
+    run_id: str
+    fence: int
+    parent: VersionRef | None
+    """The resume point, until the first commit."""
+    config: Mapping[str, Any]
+    by: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class _Pending:
+    world_size: int
+    reports: dict[int, ShardReport] = field(default_factory=dict)
+
+
+class CheckpointManager:
+    """Coordinates one attempt.
+
+    Args:
+        store: where the run lives.
+        attempt: whose versions these are.
+        failure_budget: versions that may be dropped in a row; one more stops the attempt.
+    """
+
+    def __init__(
+        self, store: ObjectStore, attempt: AttemptIdentity, *, failure_budget: int
+    ) -> None:
+        self._store = store
+        self._attempt = attempt
+        self._budget = failure_budget
+        self._log = RunLog(store, attempt.run, by=attempt.by, patience_s=_LOG_PATIENCE_S)
+        self._lock = threading.Lock()
+        self._pending: dict[int, _Pending] = {}
+        self._outcomes: dict[int, VersionOutcome] = {}
+        self._parent = attempt.parent
+        self._dropped_in_a_row = 0
+        self._stop: str | None = None
+        self._events: list[PawlEvent] = []
+
+    def gather(self, report: ShardReport) -> VersionOutcome | None:
+        """Take one rank's durable shard. The report that completes a version commits it.
+
+        Returns:
+            What became of the version; None while other ranks are missing.
+        """
+        step = report.staged.progress.step
+        with self._lock:
+            if step in self._outcomes:
+                return self._outcomes[step]
+            if report.fence != self._attempt.fence:
+                return self._dropped(
+                    step,
+                    f"its shard was stored under fence {report.fence}, not {self._attempt.fence}",
+                )
+            self._drop_older(step)
+            pending = self._pending.setdefault(step, _Pending(report.staged.world_size))
+            pending.reports[report.staged.rank] = report
+            if len(pending.reports) < pending.world_size:
+                return None
+            del self._pending[step]
+            return self._commit(step, [pending.reports[rank] for rank in sorted(pending.reports)])
+
+    def give_up(self, step: int, reason: str) -> VersionOutcome:
+        """One rank has no shard for this step and never will: drop the version, spend the budget."""
+        with self._lock:
+            if step in self._outcomes:
+                return self._outcomes[step]
+            self._pending.pop(step, None)
+            return self._dropped(step, reason)
+
+    def outcome(self, step: int) -> VersionOutcome | None:
+        return self._outcomes.get(step)
+
+    def stop(self, reason: str) -> None:
+        """Ask the attempt to end (`fence_lost` seen elsewhere, a deadline …)."""
+        self._stop = self._stop or reason
+
+    @property
+    def stop_reason(self) -> str | None:
+        return self._stop
+
+    def drain_events(self) -> list[PawlEvent]:
+        with self._lock:
+            events, self._events = self._events, []
+            return events
+
+    def busy(self) -> bool:
+        """Whether a version is still being gathered."""
+        return bool(self._pending)
+
+    def _drop_older(self, step: int) -> None:
+        for older in [s for s in self._pending if s < step]:
+            del self._pending[older]
+            self._dropped(older, f"a rank went on to step {step} without its shard of step {older}")
+
+    def _commit(self, step: int, reports: list[ShardReport]) -> VersionOutcome:
+        try:
+            manifest = _manifest_of(self._attempt, self._parent, reports)
+            check_coverage(manifest)
+            done = commit_version(self._store, self._log, manifest)
+        except FenceLostError as error:
+            self._stop = "fence_lost"
+            self._tell("fence_lost", error.message, by=error.details.get("by"))
+            return self._settle(
+                VersionOutcome(step=step, number=None, reason=error.message, stop="fence_lost")
+            )
+        except PawlError as error:
+            return self._dropped(step, error.message)
+        self._parent = VersionRef(run=None, number=done.number, digest=done.manifest)
+        self._dropped_in_a_row = 0
+        self._tell(
+            "committed", _sentence(done, manifest, reports), **_facts(done, manifest, reports)
+        )
+        return self._settle(VersionOutcome(step=step, number=done.number, stop=self._stop))
+
+    def _dropped(self, step: int, reason: str) -> VersionOutcome:
+        self._dropped_in_a_row += 1
+        self._tell(
+            "dropped", f"The save of step {step} was dropped: {reason}", step=step, reason=reason
+        )
+        if self._dropped_in_a_row > self._budget and self._stop is None:
+            self._stop = "budget_spent"
+            self._tell(
+                "budget_spent",
+                f"{self._dropped_in_a_row} saves in a row were dropped and the failure budget is {self._budget}: the "
+                f"attempt ends, and can be retried. Last reason: {reason}",
+                reason=reason,
+            )
+        return self._settle(VersionOutcome(step=step, number=None, reason=reason, stop=self._stop))
+
+    def _settle(self, outcome: VersionOutcome) -> VersionOutcome:
+        self._outcomes[outcome.step] = outcome
+        return outcome
+
+    def _tell(self, kind: str, message: str, **details: Any) -> None:
+        self._events.append(PawlEvent(kind=kind, message=message, at=utc_now(), details=details))
+
+
+def _manifest_of(
+    attempt: AttemptIdentity, parent: VersionRef | None, reports: list[ShardReport]
+) -> Manifest:
+    lead = reports[0].staged
+    return Manifest(
+        payload=lead.payload,  # type: ignore[arg-type] # checked by Manifest
+        run_id=attempt.run_id,
+        fence=attempt.fence,
+        write_id=uuid.uuid4().hex,
+        created_at=utc_now(),
+        parent=parent,
+        progress=lead.progress,
+        metrics=dict(lead.state.metrics),
+        curve=dict(lead.state.curve),
+        config=dict(attempt.config),
+        world_size=lead.world_size,
+        environment=dict(lead.state.environment),
+        plain=lead.state.plain,
+        rank_plain=tuple(r.staged.state.rank_plain for r in reports)
+        if lead.payload == "state"
+        else (),
+        tensors=merge_layouts([r.staged.state.layout for r in reports]),
+        files=tuple(
+            FileEntry(path=f.path, shard=index, name=f.name, bytes=f.bytes)
+            for index, report in enumerate(reports)
+            for f in report.staged.state.files
+        ),
+        shards=tuple(report.entry for report in reports),
+        durations={
+            "staging_s": max(r.staged.staged_s for r in reports),
+            "upload_s": max(r.upload_s for r in reports),
+        },
+    )
+
+
+def _facts(
+    done: CommittedVersion, manifest: Manifest, reports: list[ShardReport]
+) -> dict[str, Any]:
+    return {
+        "number": done.number,
+        "manifest": done.manifest,
+        "step": done.step,
+        "epoch": manifest.progress.epoch,
+        "epochs_wanted": manifest.progress.epochs_wanted,
+        "bytes": done.bytes,
+        "metrics": dict(manifest.metrics),
+        "upload_s": max(r.upload_s for r in reports),
+        "staging_s": max(r.staged.staged_s for r in reports),
+    }
+
+
+def _sentence(done: CommittedVersion, manifest: Manifest, reports: list[ShardReport]) -> str:
+    seconds = max(r.upload_s for r in reports)
+    rate = done.bytes / seconds / 1e6 if seconds > 0 else 0.0
+    return (
+        f"Version {done.number} committed: step {done.step}, epoch {manifest.progress.epoch}, "
+        f"{done.bytes / 1e6:.2f} MB in {seconds:.2f} s ({rate:.1f} MB/s), training stood still for "
+        f"{1e3 * max(r.staged.staged_s for r in reports):.1f} ms"
+    )

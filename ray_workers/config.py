@@ -1,0 +1,173 @@
+"""What a user may set for a training run: typed, bounded, described. Prefect's run form is made of these models."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from ray_workers.store.errors import InvalidInputError
+
+__all__ = [
+    "Retention",
+    "Rung",
+    "Saving",
+    "Scaling",
+    "Validation",
+    "check_training_config",
+]
+
+Rung = Literal["committed", "verified", "sound"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Scaling(_Settings):
+    """How many training workers, of what size, on which Ray cluster."""
+
+    workers: int = Field(default=2, ge=1, le=10_000, description="Number of Ray Train workers.")
+    cpus_per_worker: float = Field(default=1, gt=0, description="CPUs that each worker asks for.")
+    gpus_per_worker: float = Field(default=0, ge=0, description="GPUs that each worker asks for.")
+    ray_address: str | None = Field(
+        default=None,
+        description="Address of an existing Ray cluster ('auto' on one of its nodes). Empty: start one for this run.",
+    )
+
+
+class Saving(_Settings):
+    """When to save, and what happens when saving fails. Thresholds combine: whichever comes first."""
+
+    every_steps: int | None = Field(default=None, ge=1, description="Save every N optimizer steps.")
+    every_epochs: int | None = Field(
+        default=1, ge=1, description="Save at the end of every N epochs."
+    )
+    every_seconds: float | None = Field(
+        default=None, gt=0, description="Save when N seconds have passed."
+    )
+    upload_tries: int = Field(
+        default=4,
+        ge=1,
+        le=20,
+        description="Tries to store one shard before its version is dropped.",
+    )
+    failure_budget: int = Field(
+        default=3,
+        ge=0,
+        description="Versions that may be dropped in a row; one more ends the attempt, which can be retried.",
+    )
+    buffers: int = Field(
+        default=2,
+        ge=1,
+        le=8,
+        description="Staging buffers a worker holds in shared memory, each the size of its shard.",
+    )
+    staging_dir: str = Field(
+        default="/dev/shm",  # noqa: S108 - shared memory is the point
+        description="Folder for staging buffers; it must be memory-backed to be fast.",
+    )
+
+
+class Validation(_Settings):
+    """How far a version must be trusted before training may resume from it."""
+
+    required: Rung = Field(
+        default="sound", description="Rung that a resume point must have reached."
+    )
+    max_norm_ratio: float = Field(
+        default=10.0,
+        gt=1,
+        description="A version whose parameter norm is this many times larger or smaller than its parent's is not sound.",
+    )
+    timeout_seconds: float = Field(
+        default=600, gt=0, description="Longest time for validating one version."
+    )
+
+
+class Retention(_Settings):
+    """Which versions to keep. A version kept by any of these, or protected by the store, is not retired."""
+
+    keep_last: int | None = Field(
+        default=None, ge=1, description="Keep the newest N versions. Empty: keep all."
+    )
+    keep_every_steps: int | None = Field(
+        default=None, ge=1, description="Keep versions at multiples of N steps."
+    )
+    keep_best: int | None = Field(
+        default=None, ge=1, description="Keep the best N versions by the metric below."
+    )
+    metric: str = Field(default="loss", description="Metric by which versions are the best.")
+    mode: Literal["min", "max"] = Field(
+        default="min", description="Whether smaller or larger is better."
+    )
+
+    @property
+    def keeps_everything(self) -> bool:
+        return self.keep_last is None and self.keep_every_steps is None and self.keep_best is None
+
+    @model_validator(mode="after")
+    def _names_a_metric(self) -> Retention:
+        if self.keep_best is not None and not self.metric:
+            raise ValueError("keep_best needs the name of a metric")
+        return self
+
+
+_SECRET_WORDS = {
+    "password", "passwd", "passphrase", "secret", "secrets", "token", "apikey", "credential", "credentials",
+}  # fmt: skip
+_SECRET_PAIRS = {
+    ("api", "key"),
+    ("access", "key"),
+    ("private", "key"),
+    ("secret", "key"),
+    ("auth", "key"),
+}
+
+
+def check_training_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The user's hyperparameters, checked: JSON values only, and nothing that looks like a secret.
+
+    They are stored in every manifest and shown on the flow run's page, so a secret must not be among them.
+
+    Raises:
+        InvalidInputError: names the key, and what to use instead.
+    """
+    checked: dict[str, Any] = {
+        str(key): _checked(value, str(key), str(key)) for key, value in config.items()
+    }
+    return checked
+
+
+def _checked(value: Any, path: str, key: str) -> Any:
+    if isinstance(value, SecretStr) or _looks_secret(key):
+        raise InvalidInputError(
+            f"The configuration value {path!r} is, or is named like, a secret. Hyperparameters are stored with every "
+            "version and shown in the UI. Put the secret into a Prefect Secret block, or into the workers' "
+            "environment, and load it inside the training loop."
+        )
+    if isinstance(value, Mapping):
+        return {str(k): _checked(v, f"{path}.{k}", str(k)) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_checked(item, path, key) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidInputError(
+            f"The configuration value {path!r} is {value}, which JSON does not have; use a finite number or text."
+        )
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InvalidInputError(
+        f"The configuration value {path!r} is a {type(value).__name__}; use numbers, text, true/false, lists or objects."
+    )
+
+
+def _looks_secret(key: str) -> bool:
+    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key)
+    words = [word for word in re.split(r"[^a-z0-9]+", split.lower()) if word]
+    return bool(_SECRET_WORDS & set(words)) or any(
+        pair in _SECRET_PAIRS for pair in pairwise(words)
+    )

@@ -1,0 +1,57 @@
+"""What a training loop's process knows of its run. The trainer sets it before the loop starts; `session` reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ray_workers.messages import ResumePoint
+from ray_workers.pipeline import SavePipeline
+from ray_workers.policies.save_interval import SaveThresholds
+from ray_workers.store.errors import InvalidInputError
+from ray_workers.store.opening import StorageTarget
+
+__all__ = ["Announcer", "TrainingContext", "current_context", "set_context"]
+
+
+class Announcer(Protocol):
+    """Tells the training framework of committed versions; see `ray_reporting`."""
+
+    def announce(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
+        """Called on every rank, in the same order. Returns at once and never raises."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingContext:
+    storage: StorageTarget
+    run: str
+    run_id: str
+    rank: int
+    world_size: int
+    config: Mapping[str, Any]
+    resume: ResumePoint | None
+    thresholds: SaveThresholds
+    buffers: int
+    pipeline: SavePipeline
+    announcer: Announcer | None = None
+
+
+_current: TrainingContext | None = None
+
+
+def set_context(context: TrainingContext | None) -> None:
+    global _current  # noqa: PLW0603 - one training loop a process, as torch.distributed has one default group
+    _current = context
+
+
+def current_context() -> TrainingContext:
+    """Raises `InvalidInputError` outside a loop that Pawl started."""
+    if _current is None:
+        raise InvalidInputError(
+            "This training loop was not started by Pawl, so there is nowhere to save to. Start it with "
+            "`pawl train MODULE:FUNCTION`, or from the flow."
+        )
+    return _current

@@ -1,0 +1,72 @@
+"""Rank 0 decides, every rank hears the same at the same step: one tiny broadcast on a process group of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+
+from ray_workers.store.errors import InternalError
+
+__all__ = ["BroadcastChannel", "Decision", "DecisionChannel", "LoneRank", "open_channel"]
+
+_STOPS = (None, "fence_lost", "budget_spent", "stopped")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    next_step: int
+    """The step after which all ranks agree again."""
+    save: bool = False
+    stop: str | None = None
+    announce: int | None = None
+    """A version that was committed since the last agreement."""
+
+
+class DecisionChannel(Protocol):
+    def agree(self, decision: Decision | None) -> Decision:
+        """Called by all ranks at the same step; rank 0 gives the decision, the others None. All get rank 0's."""
+
+
+class LoneRank:
+    """A world of one."""
+
+    def agree(self, decision: Decision | None) -> Decision:
+        if decision is None:
+            raise InternalError("Rank 0 must bring a decision.")
+        return decision
+
+
+class BroadcastChannel:
+    """A gloo group beside the training group, so that nothing of ours is ordered against training's collectives.
+
+    All ranks construct it together, on the thread that trains.
+    """
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo")
+
+    def agree(self, decision: Decision | None) -> Decision:
+        message = torch.zeros(4, dtype=torch.int64)
+        if decision is not None:
+            stop = _STOPS.index(decision.stop) if decision.stop in _STOPS else len(_STOPS) - 1
+            fields = [decision.next_step, int(decision.save), stop, decision.announce or 0]
+            message = torch.tensor(fields, dtype=torch.int64)
+        dist.broadcast(message, src=0, group=self._group)
+        next_step, save, stop, announce = (int(value) for value in message)
+        return Decision(
+            next_step=next_step, save=bool(save), stop=_STOPS[stop], announce=announce or None
+        )
+
+
+def open_channel(world_size: int) -> DecisionChannel:
+    """The channel of this process; a collective call when there are several ranks."""
+    if world_size == 1:
+        return LoneRank()
+    if not dist.is_initialized():
+        raise InternalError(
+            f"{world_size} workers train without a torch process group: use Ray's TorchTrainer, as Pawl's trainer does."
+        )
+    return BroadcastChannel()

@@ -1,0 +1,57 @@
+"""What must be equal for a resumed run to be bit-identical; recorded with every version, compared before training."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+__all__ = ["changes", "describe_environment", "warn_about_changes"]
+
+_PACKAGES = ("torch", "numpy", "ray", "torchdata", "pawl")
+_log = logging.getLogger("pawl")
+
+
+def describe_environment() -> dict[str, str]:
+    """Library versions, threads and processor of this worker, as text."""
+    found = {name: _version(name) for name in _PACKAGES}
+    return {
+        **found,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "code": os.environ.get("PAWL_CODE_VERSION", ""),
+    }
+
+
+def changes(before: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Name to (then, now) of everything that differs from the version's environment."""
+    now = describe_environment()
+    return {
+        name: (before.get(name, "?"), now.get(name, "?"))
+        for name in sorted({*before, *now} - {"pawl", "code"})
+        if before.get(name) != now.get(name)
+    }
+
+
+def warn_about_changes(before: Mapping[str, str]) -> None:
+    differs = changes(before)
+    if differs:
+        listed = ", ".join(f"{name} {old} → {new}" for name, (old, new) in differs.items())
+        _log.warning(
+            "The resumed version was saved under other conditions (%s): training goes on, but its results may differ "
+            "in the last bits from an uninterrupted run.",
+            listed,
+        )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "?"

@@ -1,0 +1,1 @@
+"""Reference training loops on real data."""

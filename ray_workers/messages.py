@@ -1,0 +1,109 @@
+"""Frozen records that cross an actor boundary: from a worker to its node agent, on to the checkpoint actor, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_workers.store.bodies import VersionName
+from ray_workers.store.layout import TensorLayout
+from ray_workers.store.manifest import Curve, Progress
+from ray_workers.store.shards import ShardEntry
+
+__all__ = [
+    "PawlEvent",
+    "RankState",
+    "ResumePoint",
+    "ShardReport",
+    "StagedFile",
+    "StagedShard",
+    "VersionOutcome",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumePoint:
+    """The version an attempt starts from: already read back and digested when it was chosen."""
+
+    run: str
+    name: VersionName
+    manifest_key: str
+    step: int
+    rung: str
+    foreign: bool
+    """It is a version of another run: this run is a fork."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedFile:
+    """One file of a handed-over directory, as it lies in the shard."""
+
+    path: str
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankState:
+    """What one rank knows of a save besides the bytes. The shared parts come from rank 0 and are None elsewhere."""
+
+    layout: Mapping[str, TensorLayout]
+    """This rank's chunks only; their `shard` index is 0 until the manifest is made."""
+    rank_plain: Any
+    plain: Any = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curve: Mapping[str, Curve] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[StagedFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedShard:
+    """One rank's part of a version, complete in a staging buffer and touched by nobody else until it is answered."""
+
+    rank: int
+    world_size: int
+    progress: Progress
+    payload: str
+    path: str
+    """The staging file."""
+    bytes: int
+    """Of the shard, from the file's start."""
+    state: RankState
+    staged_s: float
+    """Seconds that training stood still for the copy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardReport:
+    """A durable shard."""
+
+    staged: StagedShard
+    entry: ShardEntry
+    fence: int
+    """Under which it was stored; a report under another fence than the coordinator's own is void."""
+    upload_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionOutcome:
+    """What became of one save; the same for every rank."""
+
+    step: int
+    number: int | None
+    """None: the save was dropped, for `reason`."""
+    reason: str | None = None
+    stop: str | None = None
+    """`fence_lost` or `budget_spent`: the attempt must end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PawlEvent:
+    """Something worth telling a person, in order of happening."""
+
+    kind: str
+    """`committed`, `dropped`, `fence_lost`, `budget_spent`, `verdict`, `actor_restarted` …"""
+    message: str
+    at: str
+    details: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,112 @@
+"""The node agent: one actor on every training node that moves staged bytes to the store. A shell over `Uploader`.
+
+It makes the staging files, so that they outlive a worker; it maps a file only while it uploads, so that a restarted
+agent takes up where its predecessor died. Ray restarts it in place; the driver tells it who coordinates.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from ray_workers.messages import ShardReport, StagedShard, VersionOutcome
+from ray_workers.pipeline import store_and_report
+from ray_workers.staging_files import StagingFolder
+from ray_workers.store.errors import StoreUnavailableError
+from ray_workers.store.opening import StorageTarget
+from ray_workers.uploader import Uploader
+
+__all__ = ["AgentConfig", "Coordinator", "NodeAgent", "agent_name"]
+
+
+_ATTACH_PATIENCE_S = 60.0
+
+
+def agent_name(run_id: str, fence: int, node_id: str) -> str:
+    return f"pawl-agent-{run_id[:16]}-{fence}-{node_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    target: StorageTarget
+    run: str
+    staging: StagingFolder
+    upload_tries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coordinator:
+    """Who coordinates now: the checkpoint actor and its fence; and whether the attempt must end."""
+
+    actor: Any
+    fence: int
+    stop: str | None = None
+
+
+@ray.remote(  # type: ignore[call-overload] # Ray's stubs lack concurrency_groups
+    num_cpus=0, max_restarts=-1, max_task_retries=0, concurrency_groups={"io": 4, "control": 2}
+)
+class NodeAgent:
+    def __init__(self, config: AgentConfig) -> None:
+        root = config.target.open()
+        self._staging = config.staging
+        self._attached: Coordinator | None = None
+        self._known = threading.Event()
+        self._uploader = Uploader(root.store, config.run, tries=config.upload_tries)
+        self._staging.remove_leftovers()
+
+    @ray.method(concurrency_group="control")
+    def attach(self, coordinator: Coordinator) -> None:
+        """Serve this coordinator from now on; the driver calls it again and again, so a restarted agent learns too."""
+        self._attached = coordinator
+        self._known.set()
+
+    @ray.method(concurrency_group="control")
+    def stop_reason(self) -> str | None:
+        return self._attached.stop if self._attached is not None else None
+
+    @ray.method(concurrency_group="control")
+    def allocate(self, rank: int, count: int, size: int) -> list[str]:
+        return self._staging.allocate(rank, count=count, size=size)
+
+    @ray.method(concurrency_group="control")
+    def release(self, rank: int | None) -> None:
+        self._staging.release(rank)
+
+    @ray.method(concurrency_group="control")
+    def decline(self, step: int, reason: str) -> None:
+        self._coordinator().actor.give_up.remote(step, reason)
+
+    @ray.method(concurrency_group="io")
+    def save(self, staged: StagedShard) -> VersionOutcome:
+        """Store a staged shard and answer with what became of its version. The buffer is free when this answers."""
+        link = self._coordinator()
+
+        def report(done: ShardReport) -> VersionOutcome:
+            answer: VersionOutcome = ray.get(link.actor.gather.remote(done))
+            return answer
+
+        def give_up(step: int, reason: str) -> VersionOutcome:
+            answer: VersionOutcome = ray.get(link.actor.give_up.remote(step, reason))
+            return answer
+
+        try:
+            outcome = store_and_report(self._uploader, staged, link.fence, report, give_up)
+        except RayActorError:
+            outcome = None
+        return outcome or VersionOutcome(
+            step=staged.progress.step,
+            number=None,
+            reason="the checkpoint actor died before this version was committed",
+        )
+
+    def _coordinator(self) -> Coordinator:
+        """Who coordinates now; a restarted agent waits until the driver has told it."""
+        self._known.wait(_ATTACH_PATIENCE_S)
+        if self._attached is None:
+            raise StoreUnavailableError("The node agent was not told who coordinates this attempt.")
+        return self._attached

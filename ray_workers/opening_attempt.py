@@ -1,0 +1,163 @@
+"""From a request to an open attempt: fork, rollback and start over first, then the fence (FORMAT.md §9).
+
+Who may start while another attempt is open is decided inside the append, so that of two that start at once one is
+refused.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray_workers.resume import ResumeSpec
+from ray_workers.store.attempts import (
+    create_run,
+    process_is_gone,
+    read_run,
+    roll_back,
+    start_attempt,
+)
+from ray_workers.store.bodies import ForkPin, RunOrigin
+from ray_workers.store.errors import (
+    InvalidInputError,
+    RunBusyError,
+    RunNotFoundError,
+    VersionNotFoundError,
+)
+from ray_workers.store.log import RunLog
+from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.run_state import AttemptState, RunState, VersionState
+from ray_workers.store.versions import best_version, find_version
+
+__all__ = ["Applicant", "open_attempt"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applicant:
+    """Who wants to start, and what it knows of others."""
+
+    flow_run_id: str
+    run_count: int
+    by: Mapping[str, Any]
+    takeover: bool
+    still_running: Callable[[AttemptState], str | None]
+    """How the orchestrator names the attempt if it holds it to be running; None if it does not."""
+
+
+def open_attempt(
+    store: ObjectStore, run: str, spec: ResumeSpec, applicant: Applicant
+) -> tuple[RunLog, int]:
+    """The run's log, and the fence of the attempt that now owns the run.
+
+    Raises:
+        RunBusyError: another attempt runs under this name, and no takeover was asked for.
+        VersionNotFoundError, RunNotFoundError, InvalidInputError: what `spec` names is not there, or does not fit.
+        FenceLostError: a later try of the same flow run is already at work.
+    """
+
+    def allow(state: RunState) -> None:
+        _refuse_if_busy(state, applicant)
+
+    origin, run_id = _origin_for(store, run, spec, applicant)
+    log = create_run(store, run, by=applicant.by, origin=origin, run_id=run_id)
+    allow(log.refresh())
+    _go_back(store, log, spec, applicant)
+    fence = start_attempt(
+        log, flow_run_id=applicant.flow_run_id, run_count=applicant.run_count, allow=allow
+    )
+    return log, fence
+
+
+def _refuse_if_busy(state: RunState, applicant: Applicant) -> None:
+    other = state.open_attempt
+    if other is None or other.flow_run_id == applicant.flow_run_id or applicant.takeover:
+        return
+    if process_is_gone(other.by):
+        return
+    name = applicant.still_running(other)
+    if name is None:
+        return
+    raise RunBusyError(
+        f"Run {state.run!r} is being trained by {name} (attempt {other.run_count}, started {other.at} on "
+        f"{other.by.get('host', 'an unknown host')}). Wait for it, choose another run name, or start with takeover to "
+        "end it.",
+        run=state.run,
+        flow_run_id=other.flow_run_id,
+    )
+
+
+def _is_retry(state: RunState, applicant: Applicant) -> bool:
+    """The flow run was here before: what it asked for at first (fork, rollback, fresh start) is done already."""
+    return any(a.flow_run_id == applicant.flow_run_id for a in state.attempts.values())
+
+
+def _go_back(store: ObjectStore, log: RunLog, spec: ResumeSpec, applicant: Applicant) -> None:
+    state = log.state
+    if _is_retry(state, applicant) or not state.versions:
+        return
+    if spec.mode == "never":
+        roll_back(log, None)
+    elif spec.mode == "version" and spec.run == state.run and spec.version is not None:
+        version = find_version(state, spec.version, best=best_version(store, state.run))
+        _check_usable(state.run, version)
+        newer = any(v.number > version.number and not v.abandoned for v in state.versions.values())
+        if newer or version.abandoned:
+            roll_back(log, version.name)
+
+
+def _origin_for(
+    store: ObjectStore, run: str, spec: ResumeSpec, applicant: Applicant
+) -> tuple[RunOrigin | None, str | None]:
+    """For a fork that does not exist yet: pin the origin's version, then name it; else nothing."""
+    if spec.mode != "version" or spec.run is None or spec.version is None:
+        return None, None
+    existing = _existing(store, run)
+    if spec.run == run:
+        if existing is None:
+            raise RunNotFoundError(
+                f"There is no run {run!r} to resume version {spec.version!r} of."
+            )
+        find_version(existing, spec.version, best=best_version(store, run))
+        return None, None
+    if existing is not None:
+        _check_same_fork(existing, spec)
+        return None, None
+    origin_log = RunLog(store, spec.run, by=applicant.by, patience_s=120.0)
+    state = origin_log.state
+    if not state.exists:
+        raise RunNotFoundError(f"There is no run {spec.run!r} at {store.url} to fork from.")
+    version = find_version(state, spec.version, best=best_version(store, spec.run))
+    _check_usable(spec.run, version)
+    child_id = uuid.uuid4().hex
+    origin_log.append(lambda _: ForkPin(child=run, child_run_id=child_id, version=version.name))
+    return RunOrigin(run=spec.run, run_id=str(state.run_id), version=version.name), child_id
+
+
+def _existing(store: ObjectStore, run: str) -> RunState | None:
+    try:
+        state = read_run(store, run)
+    except RunNotFoundError:
+        return None
+    return state if state.exists else None
+
+
+def _check_same_fork(existing: RunState, spec: ResumeSpec) -> None:
+    origin = existing.origin
+    if origin is None or origin.run != spec.run:
+        raise InvalidInputError(
+            f"Run {existing.run!r} exists and was not forked from run {spec.run!r}: choose another run name for the fork, "
+            f"or resume {existing.run!r} itself."
+        )
+
+
+def _check_usable(run: str, version: VersionState) -> None:
+    if version.quarantine is not None:
+        raise VersionNotFoundError(
+            f"Version {version.number} of run {run!r} is quarantined ({version.quarantine}); choose another."
+        )
+    if not version.readable:
+        raise VersionNotFoundError(
+            f"Version {version.number} of run {run!r} is {version.status}: its bytes are not kept any more."
+        )

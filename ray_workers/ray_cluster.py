@@ -1,0 +1,100 @@
+"""Starting or joining a Ray cluster, with the signal handlers that Ray replaces put back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ray_workers.config import Scaling
+from ray_workers.store.errors import InvalidInputError
+
+__all__ = ["NAMESPACE", "ray_cluster"]
+
+NAMESPACE = "pawl"
+_OBJECT_STORE_BYTES = 256 * 1024 * 1024
+_EXCLUDED = [".git", ".venv", "pawl-store", ".pawl", "__pycache__"]
+
+
+@contextlib.contextmanager
+def ray_cluster(scaling: Scaling, code_dir: Path) -> Iterator[None]:
+    """A connected Ray for the time of one training.
+
+    An existing connection is used and left alone. A cluster started here ends here; one that was joined goes on.
+
+    Args:
+        scaling: the address to join, or none; how many CPUs a local cluster must offer.
+        code_dir: the user's project folder, importable on every worker.
+
+    Raises:
+        InvalidInputError: there is no cluster at the address, or its token was refused.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    with _handlers_kept():
+        _connect(scaling, code_dir)
+    try:
+        yield
+    finally:
+        with _handlers_kept():
+            ray.shutdown()
+
+
+def _connect(scaling: Scaling, code_dir: Path) -> None:
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    common: dict[str, Any] = {
+        "namespace": NAMESPACE,
+        "log_to_driver": True,
+        "configure_logging": False,
+    }
+    if scaling.ray_address is None:
+        cpus = max(1, round(scaling.workers * scaling.cpus_per_worker + 0.499))
+        ray.init(
+            address="local",  # never the one that happens to run on this machine
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            runtime_env={
+                "env_vars": {"PYTHONPATH": _python_path(code_dir)},
+                "worker_process_setup_hook": "ray_workers.worker_setup.quiet",
+            },
+            **common,
+        )
+        return
+    try:
+        ray.init(
+            address=scaling.ray_address,
+            runtime_env={"working_dir": str(code_dir), "excludes": _EXCLUDED},
+            **common,
+        )
+    except (ConnectionError, TimeoutError) as error:
+        raise InvalidInputError(
+            f"No Ray cluster answers at {scaling.ray_address!r}: {error}. If the cluster asks for a token, set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH for this process."
+        ) from error
+
+
+def _python_path(code_dir: Path) -> str:
+    inherited = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join(part for part in (str(code_dir), inherited) if part)
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """`ray.init` and `fit` replace the handlers of SIGTERM and SIGINT; the orchestrator's must survive them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

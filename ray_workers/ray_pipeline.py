@@ -1,0 +1,113 @@
+"""The save pipeline of a Ray Train worker: its node's agent, asked without ever being waited for."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+
+from ray_workers.messages import StagedShard, VersionOutcome
+
+__all__ = ["RayPipeline"]
+
+_RESUBMITS = 60
+_RESUBMIT_PAUSE_S = 1.0
+_STOP_POLL_S = 1.0
+_ALLOCATE_TIMEOUT_S = 60.0
+
+
+class RayPipeline:
+    def __init__(self, agent: Any, rank: int) -> None:
+        self._agent = agent
+        self._rank = rank
+        self._stop: str | None = None
+        self._stop_asked: Any | None = None
+        self._stop_heard = 0.0
+
+    def allocate(self, rank: int, *, count: int, size: int) -> list[str]:
+        deadline = time.monotonic() + _ALLOCATE_TIMEOUT_S
+        while True:
+            try:
+                paths: list[str] = ray.get(
+                    self._agent.allocate.remote(rank, count, size), timeout=_ALLOCATE_TIMEOUT_S
+                )
+            except RayActorError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_RESUBMIT_PAUSE_S)  # it is being restarted
+            else:
+                return paths
+
+    def submit(self, staged: StagedShard) -> _AgentPending:
+        return _AgentPending(self._agent, staged)
+
+    def decline(self, step: int, rank: int, reason: str) -> None:
+        self._agent.decline.remote(step, f"rank {rank}: {reason}")
+
+    def stop_reason(self) -> str | None:
+        if self._stop_asked is None and time.monotonic() - self._stop_heard > _STOP_POLL_S:
+            self._stop_asked = self._agent.stop_reason.remote()
+        if self._stop_asked is not None and ray.wait([self._stop_asked], timeout=0)[0]:
+            self._stop = self._answered(self._stop_asked)
+            self._stop_asked, self._stop_heard = None, time.monotonic()
+        return self._stop
+
+    def close(self) -> None:
+        self._agent.release.remote(self._rank)
+
+    def _answered(self, ref: Any) -> str | None:
+        try:
+            reason: str | None = ray.get(ref)
+        except RayActorError:
+            return self._stop  # the agent is being restarted; the next answer will tell
+        return reason
+
+
+class _AgentPending:
+    """A save at the node agent. The buffer still holds the bytes, so a restarted agent is simply asked again."""
+
+    def __init__(self, agent: Any, staged: StagedShard) -> None:
+        self._agent = agent
+        self._staged = staged
+        self._tries = 0
+        self._not_before = 0.0
+        self._ref: Any | None = agent.save.remote(staged)
+
+    def poll(self) -> VersionOutcome | None:
+        return self.wait(0)
+
+    def wait(self, timeout_s: float) -> VersionOutcome | None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            ref: Any = self._ref or self._resubmitted()
+            if ref is None:
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(min(_RESUBMIT_PAUSE_S, max(0.0, deadline - time.monotonic())))
+                continue
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                answer: VersionOutcome = ray.get(ref, timeout=left)
+            except GetTimeoutError:
+                return None
+            except RayActorError as error:
+                if not self._ask_again():
+                    reason = f"the node agent does not come back: {error}"
+                    return VersionOutcome(
+                        step=self._staged.progress.step, number=None, reason=reason
+                    )
+            else:
+                return answer
+
+    def _ask_again(self) -> bool:
+        """Ask later: a restarting agent refuses calls at once. False when it has been given time enough."""
+        self._tries += 1
+        self._ref, self._not_before = None, time.monotonic() + _RESUBMIT_PAUSE_S
+        return self._tries <= _RESUBMITS
+
+    def _resubmitted(self) -> Any | None:
+        if time.monotonic() >= self._not_before:
+            self._ref = self._agent.save.remote(self._staged)
+        return self._ref

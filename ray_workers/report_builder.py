@@ -1,0 +1,248 @@
+"""From a run's log and manifests to the report that its page is drawn from. Reads only; needs no tensor library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ray_workers.attempt_losses import Loss, attempt_losses, resume_step
+from ray_workers.report import AttemptRow, ReportProgress, RunReport, VersionRow
+from ray_workers.store.attempts import read_run
+from ray_workers.store.bodies import RunOrigin
+from ray_workers.store.catalog import VersionCatalog, VersionEntry, attempt_numbers
+from ray_workers.store.clock import utc_now
+from ray_workers.store.errors import DamageError, MissingError
+from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.run_state import AttemptState, RunState
+
+__all__ = ["build_report"]
+
+_METRIC = "loss"
+
+
+def build_report(
+    store: ObjectStore,
+    run: str,
+    *,
+    retention: tuple[str, ...] = (),
+    catalog: VersionCatalog | None = None,
+) -> RunReport:
+    """The run as it stands in the store now.
+
+    Args:
+        store: where the run lives.
+        run: the run's name.
+        retention: what retention did, a sentence each; the log does not say why.
+        catalog: of the same run; give the same one each time, and manifests are read only once.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        StoreUnavailableError, StoreRefusedError: the store does not let us read. Damage is no error here.
+    """
+    state = read_run(store, run)
+    entries = (catalog or VersionCatalog(store, run)).entries(state)
+    lineage = _lineage(state, entries)
+    origin = state.origin
+    origin_step = _origin_step(store, origin)
+    return RunReport(
+        run=run,
+        run_id=state.run_id or "",
+        url=store.url,
+        versions=tuple(_version_row(entry) for entry in entries),
+        attempts=_attempt_rows(state, origin_step),
+        curve=_curve(lineage, above=origin_step or 0),
+        forked_from=None if origin is None else f"{origin.run}@{origin.version.number}",
+        damaged_slots=state.damaged,
+        progress=_progress(lineage),
+        generated_at=utc_now(),
+        retention=retention,
+    )
+
+
+def _version_row(entry: VersionEntry) -> VersionRow:
+    """What only the manifest knows is zero or empty when it cannot be used; `reason` says so then."""
+    version, facts = entry.version, entry.facts
+    known = facts.durations if facts is not None else {}
+    upload = known.get("upload_s")
+    parent = None if facts is None else facts.parent
+    return VersionRow(
+        number=version.number,
+        step=version.step,
+        epoch=0 if facts is None else facts.progress.epoch,
+        metrics={} if facts is None else facts.metrics,
+        bytes=version.bytes,
+        rung=version.rung,
+        reason=entry.reason,
+        digest=version.manifest,
+        fence=version.fence,
+        attempt=entry.attempt,
+        parent=None if parent is None else _reference(parent.run, parent.number),
+        config={} if facts is None else facts.config,
+        committed_at=version.at,
+        world_size=0 if facts is None else facts.world_size,
+        tags=entry.tags,
+        status=entry.status,
+        duration_s=sum(known.values()) if known else None,
+        throughput_bytes_s=version.bytes / upload if upload else None,
+    )
+
+
+def _reference(run: str | None, number: int) -> str:
+    return str(number) if run is None else f"{run}@{number}"
+
+
+def _origin_step(store: ObjectStore, origin: RunOrigin | None) -> int | None:
+    """The step of the version that this run was forked from; None when that cannot be told any more."""
+    if origin is None:
+        return None
+    try:
+        state = read_run(store, origin.run)
+    except (MissingError, DamageError):
+        return None
+    version = state.find(origin.version) if state.run_id == origin.run_id else None
+    return None if version is None else version.step
+
+
+# --- attempts ---------------------------------------------------------------------------------------------------
+
+
+def _attempt_rows(state: RunState, origin_step: int | None) -> tuple[AttemptRow, ...]:
+    losses = attempt_losses(state, origin_step)
+    return tuple(
+        _attempt_row(state, state.attempts[fence], number, losses[fence], origin_step)
+        if fence in state.attempts
+        else _unknown_attempt(state, fence, number)
+        for fence, number in attempt_numbers(state).items()
+    )
+
+
+def _attempt_row(
+    state: RunState, attempt: AttemptState, number: int, loss: Loss, origin_step: int | None
+) -> AttemptRow:
+    outcome, reason = attempt.outcome, attempt.reason
+    if outcome is None and state.open_fence != attempt.fence:
+        outcome, reason = (
+            "lost",
+            "its end was not recorded: it was killed, or a later one took over",
+        )
+    resume, origin = attempt.resume, attempt.resume_origin
+    foreign = None if origin is None else origin.run
+    return AttemptRow(
+        number=number,
+        fence=attempt.fence,
+        incarnation=attempt.incarnation,
+        flow_run_id=attempt.flow_run_id,
+        run_count=attempt.run_count,
+        started_at=attempt.at,
+        ended_at=attempt.ended_at,
+        outcome=outcome,
+        reason=None if outcome == "completed" else reason,
+        resumed_from=None if resume is None else _reference(foreign, resume.number),
+        resume_step=resume_step(state, attempt, origin_step),
+        required=attempt.required,
+        passed_over=tuple((str(p.version.number), p.reason) for p in attempt.passed_over),
+        steps_lost=loss.steps,
+        seconds_lost=loss.seconds,
+        host=str(attempt.by.get("host", "unknown")),
+    )
+
+
+def _unknown_attempt(state: RunState, fence: int, number: int) -> AttemptRow:
+    """An attempt that is known only by what it committed: its start record is damaged."""
+    first = min(v.number for v in state.versions.values() if v.fence == fence)
+    return AttemptRow(
+        number=number,
+        fence=fence,
+        incarnation=0,
+        flow_run_id="unknown",
+        run_count=0,
+        started_at=state.versions[first].at,
+        outcome="lost",
+        reason="the record of its start is damaged",
+        host="unknown",
+    )
+
+
+# --- the line of versions that the present state comes from -------------------------------------------------------
+
+
+def _lineage(state: RunState, entries: Sequence[VersionEntry]) -> list[VersionEntry]:
+    """The newest state's version and its ancestors in this run, newest first; from the log, so damage cuts nothing."""
+    by_number = {entry.version.number: entry for entry in entries}
+    found: list[VersionEntry] = []
+    entry = by_number.get(_head(state) or 0)
+    while entry is not None:
+        found.append(entry)
+        number = _parent(state, entry)
+        # Numbers only fall on the way back, whatever a damaged log says: no circle.
+        entry = by_number.get(number) if number and number < entry.version.number else None
+    return found
+
+
+def _head(state: RunState) -> int | None:
+    """Where the newest attempt stands: its last commit, else where it resumed; else the newest version."""
+    for fence in sorted(state.attempts, reverse=True):
+        attempt = state.attempts[fence]
+        if attempt.last_commit in state.versions:
+            return attempt.last_commit
+        if attempt.resume_at is not None:
+            own = attempt.resume_origin is None
+            return attempt.resume.number if attempt.resume is not None and own else None
+    return max(state.versions, default=None)
+
+
+def _parent(state: RunState, entry: VersionEntry) -> int | None:
+    if entry.facts is not None:
+        parent = entry.facts.parent
+        return None if parent is None or parent.run is not None else parent.number
+    version = entry.version
+    same_fence = [
+        v.number
+        for v in state.versions.values()
+        if v.fence == version.fence and v.number < version.number
+    ]
+    if same_fence:
+        return max(same_fence)
+    attempt = state.attempts.get(version.fence)
+    if attempt is None or attempt.resume is None or attempt.resume_origin is not None:
+        return None
+    return attempt.resume.number
+
+
+def _progress(lineage: Sequence[VersionEntry]) -> ReportProgress:
+    if not lineage:
+        return ReportProgress(step=0, epoch=0)
+    facts = next((entry.facts for entry in lineage if entry.facts is not None), None)
+    return ReportProgress(
+        step=lineage[0].version.step,
+        epoch=0 if facts is None else facts.progress.epoch,
+        epochs_wanted=None if facts is None else facts.progress.epochs_wanted,
+    )
+
+
+def _curve(lineage: Sequence[VersionEntry], *, above: int) -> tuple[tuple[int, float, int], ...]:
+    """The loss of the present state's line, each step once, with the attempt that did it; ascending.
+
+    A manifest carries the series since the run began as far as its writer knew it, so the newest comes first and
+    older ones fill in what lies below its beginning. Steps up to `above` belong to the run that was forked.
+    """
+    points: list[tuple[int, float]] = []
+    for entry in lineage:
+        limit = points[-1][0] if points else entry.version.step + 1
+        own = dict(_series(entry))
+        points += [(s, own[s]) for s in sorted(own, reverse=True) if above < s < limit]
+    return tuple((step, loss, _doer(lineage, step)) for step, loss in reversed(points))
+
+
+def _series(entry: VersionEntry) -> list[tuple[int, float]]:
+    if entry.facts is None:
+        return []
+    curve = entry.facts.curve.get(_METRIC)
+    if curve is not None:
+        return list(zip(curve.steps, curve.values, strict=True))
+    value = entry.facts.metrics.get(_METRIC)
+    return [] if value is None else [(entry.version.step, value)]
+
+
+def _doer(lineage: Sequence[VersionEntry], step: int) -> int:
+    """The attempt that did `step`: the one that committed the oldest version at or above it."""
+    return next(entry.attempt for entry in reversed(lineage) if entry.version.step >= step)

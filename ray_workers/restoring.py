@@ -1,0 +1,69 @@
+"""Bringing a version back into a training process: every byte verified before any of it is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray_workers.messages import ResumePoint
+from ray_workers.planners import SHARED_PREFIX
+from ray_workers.shard_reading import read_tensors
+from ray_workers.state_join import join
+from ray_workers.store.errors import DigestMismatchError, StateMismatchError
+from ray_workers.store.manifest import Manifest, check_coverage
+from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.shards import ShardEntry, read_shard
+
+__all__ = ["SHARED", "ShardCache", "rank_prefix", "read_manifest", "restore_rank"]
+
+SHARED = SHARED_PREFIX
+
+
+def rank_prefix(rank: int) -> str:
+    """Path prefix of the state that belongs to one rank alone and is never shared or de-duplicated."""
+    return f"rank/{rank}"
+
+
+def read_manifest(store: ObjectStore, point: ResumePoint) -> Manifest:
+    """The manifest of `point`, its digest verified. Raises `DamageError` or `ObjectNotFoundError`."""
+    data = store.get(point.manifest_key)
+    manifest = Manifest.from_bytes(data, key=point.manifest_key)
+    if manifest.digest != point.name.manifest:
+        raise DigestMismatchError(
+            f"{point.manifest_key} is not the manifest that was committed.", key=point.manifest_key
+        )
+    check_coverage(manifest, key=point.manifest_key)
+    return manifest
+
+
+@dataclass(slots=True)
+class ShardCache:
+    """Verified shards, each read once while a restore lasts."""
+
+    store: ObjectStore
+    _read: dict[str, bytes]
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+        self._read = {}
+
+    def read(self, entry: ShardEntry) -> bytes:
+        if entry.key not in self._read:
+            self._read[entry.key] = read_shard(self.store, entry)
+        return self._read[entry.key]
+
+
+def restore_rank(rank: int, world_size: int, manifest: Manifest, cache: ShardCache) -> Any:
+    """The state that this rank alone saved: RNG, data position, metric series.
+
+    Raises:
+        StateMismatchError: the version was saved by another number of workers.
+    """
+    if manifest.world_size != world_size:
+        raise StateMismatchError(
+            f"The version was saved by {manifest.world_size} workers and is to be restored by {world_size}: random "
+            "streams and data positions belong to a rank each and cannot be divided. Train with "
+            f"{manifest.world_size} workers, or start another run from its weights."
+        )
+    tensors = read_tensors(manifest, cache.read, prefix=rank_prefix(rank))
+    return join(manifest.rank_plain[rank], tensors)

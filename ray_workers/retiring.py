@@ -1,0 +1,50 @@
+"""From a retention policy to Retire records: facts gathered, the plan made, the plan carried out."""
+
+from __future__ import annotations
+
+from ray_workers.policies.retention import RetentionFacts, RetentionPlan, RetentionPolicy
+from ray_workers.store.bodies import Retire
+from ray_workers.store.errors import PawlError
+from ray_workers.store.log import RunLog
+from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.run_state import RunState
+from ray_workers.store.versions import load_manifest
+
+__all__ = ["plan_retention", "retire"]
+
+_BATCH = 200
+
+
+def plan_retention(store: ObjectStore, state: RunState, policy: RetentionPolicy) -> RetentionPlan:
+    """What the policy would keep and retire now. Reads manifests only if the policy asks for metrics."""
+    live = [v for v in state.newest_first() if v.status == "live"]
+    facts = [
+        RetentionFacts(
+            number=v.number,
+            step=v.step,
+            bytes=v.bytes,
+            metrics=_metrics(store, state, v.number) if policy.keep_best is not None else {},
+        )
+        for v in live
+    ]
+    return policy.plan(facts, state.protected())
+
+
+def retire(log: RunLog, plan: RetentionPlan, *, reason: str) -> None:
+    """Append Retire for the plan's versions, in batches.
+
+    Raises:
+        RuleRefusedError: a version became protected since the plan was made, or a damaged slot is not yet repaired.
+    """
+    for start in range(0, len(plan.retire), _BATCH):
+        numbers = plan.retire[start : start + _BATCH]
+        names = tuple(log.state.versions[number].name for number in numbers)
+        body = Retire(versions=names, reason=reason)
+        log.append(lambda _, body=body: body)  # type: ignore[misc]
+
+
+def _metrics(store: ObjectStore, state: RunState, number: int) -> dict[str, float]:
+    try:
+        return dict(load_manifest(store, state.run, state.versions[number]).metrics)
+    except PawlError:
+        return {}  # a version that cannot be read is never among the best

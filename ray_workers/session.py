@@ -1,0 +1,362 @@
+"""`CheckpointSession`: all that a training loop touches.
+
+    with CheckpointSession.open(model=model, optimizer=optimizer, loader=loader) as session:  # restored here
+        for batch in session.batches(epochs=3):
+            loss = step(model, optimizer, batch)
+            session.advance(loss=loss)  # counts the step; saves when the policy says so; never waits for the store
+
+Every rank opens one session and makes the same calls in the same order, as with collectives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ray_workers import rng
+from ray_workers.context import TrainingContext, current_context
+from ray_workers.data_position import DataPosition
+from ray_workers.decisions import Decision, open_channel
+from ray_workers.directory import pack_directory, unpack_directory
+from ray_workers.environment import describe_environment, warn_about_changes
+from ray_workers.messages import VersionOutcome
+from ray_workers.policies.agreement import AgreementPace
+from ray_workers.policies.save_interval import SaveFacts
+from ray_workers.restoring import (
+    SHARED,
+    ShardCache,
+    rank_prefix,
+    read_manifest,
+    restore_rank,
+)
+from ray_workers.saver import RankContent, Saver
+from ray_workers.series import MetricSeries
+from ray_workers.state_tree import split
+from ray_workers.store.errors import (
+    FailureBudgetSpentError,
+    FenceLostError,
+    InvalidInputError,
+    RetryableError,
+    StateMismatchError,
+)
+from ray_workers.store.manifest import Manifest, Progress
+from ray_workers.store.opening import StorageTarget
+from ray_workers.training_state import TrainingParts, capture, restore
+
+__all__ = ["CheckpointSession"]
+
+_FINAL_PATIENCE_S = 900.0
+
+
+class CheckpointSession:
+    """One worker's view of the run while it trains. Use `open`, as a context manager."""
+
+    def __init__(
+        self, context: TrainingContext, parts: TrainingParts | None, loader: Any | None
+    ) -> None:
+        self._context = context
+        self._parts = parts
+        self._position = DataPosition(loader)
+        self._series = MetricSeries()
+        self._channel = open_channel(context.world_size)
+        self._saver = Saver(
+            context.pipeline,
+            rank=context.rank,
+            world_size=context.world_size,
+            buffers=context.buffers,
+        )
+        self._pace = AgreementPace()
+        self._rng_state: dict[str, Any] | None = None
+        self._epochs_wanted: int | None = None
+        self._restored_directory: Path | None = None
+        self.step = 0
+        """Optimizer steps done since the run began."""
+        self._committed_step = -1
+        self._restore()
+        self._saved_step, self._saved_epoch = self.step, self.epoch
+        self._saved_at = self._started = time.monotonic()
+        self._first_step = self.step
+        self._next_agreement = self.step + 1
+        self._news: int | None = None
+        self._stop: str | None = None
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        model: Any | None = None,
+        optimizer: Any | None = None,
+        loader: Any | None = None,
+        scheduler: Any | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> Self:
+        """Join the run and restore the version that this attempt resumes from, if there is one.
+
+        Args:
+            model: a module, plain or wrapped by DDP or FSDP2.
+            optimizer: an optimizer, or several in a list or dict.
+            loader: what `batches` iterates; exact in mid-epoch if it has `state_dict` (StatefulDataLoader).
+            scheduler: a learning-rate scheduler, or several in a list or dict.
+            extra: anything else with `state_dict` and `load_state_dict`, by name (EMA, gradient scaler …).
+
+        Raises:
+            InvalidInputError: the loop was not started by Pawl.
+            StateMismatchError: the stored state does not fit the model; the sentence names the differences.
+            DamageError: the version is not what was written; the attempt ends and the next one falls back.
+        """
+        parts = None
+        if model is not None:
+            parts = TrainingParts(
+                model=model, optimizer=optimizer, scheduler=scheduler, extra=dict(extra or {})
+            )
+        return cls(current_context(), parts, loader)
+
+    def __enter__(self) -> Self:
+        if self._rng_state is not None:
+            rng.restore(self._rng_state)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._finish()
+
+    @property
+    def rank(self) -> int:
+        return self._context.rank
+
+    @property
+    def world_size(self) -> int:
+        return self._context.world_size
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed."""
+        return self._position.epoch
+
+    @property
+    def storage(self) -> StorageTarget:
+        return self._context.storage
+
+    @property
+    def restored_directory(self) -> Path | None:
+        """The files of the version resumed from, when a loop hands over directories; else None."""
+        return self._restored_directory
+
+    def batches(self, *, epochs: int) -> Iterator[Any]:
+        """The batches that are left, epoch by epoch, until `epochs` epochs are done since the run began."""
+        self._epochs_wanted = epochs
+        while self.epoch < epochs:
+            yield from self._position.epoch_batches(self._set_rng)
+            if self._context.thresholds.every_epochs is not None:
+                self._agree()
+
+    def advance(self, **metrics: Any) -> None:
+        """Count one optimizer step, with its metrics; save if it is time.
+
+        Call it after the optimizer's step, once per step. What it copies it copies at once; the store is not waited for.
+
+        Raises:
+            FenceLostError: a newer attempt owns the run.
+            FailureBudgetSpentError: too many saves failed in a row.
+        """
+        self.step += 1
+        self._series.append(self.step, metrics)
+        if self.step >= self._next_agreement:
+            self._agree()
+
+    def report(self, metrics: dict[str, Any], checkpoint: Any | None = None) -> None:
+        """For loops that write their own checkpoint directory: count a step, and store the directory as a version.
+
+        Args:
+            metrics: numbers by name.
+            checkpoint: a `ray.train.Checkpoint` of a local directory, or a path; None on ranks without files. Ranks
+                must not use one file name twice. None on rank 0: no version is made, only the step is counted.
+
+        The directory may be removed when this returns. `restored_directory` gives it back to the next attempt.
+
+        Raises:
+            InvalidInputError: the session was opened with a model, whose state it saves itself; or rank 0 handed over
+                nothing and this rank did.
+        """
+        if self._parts is not None:
+            raise InvalidInputError(
+                "This session was opened with a model and saves its state itself: call advance, or open the session "
+                "without a model and hand over directories."
+            )
+        self.step += 1
+        self._series.append(self.step, metrics)
+        wanted = checkpoint is not None
+        self._hear(self._saver.wait(_FINAL_PATIENCE_S) if wanted else self._saver.collect())
+        decision = self._channel.agree(self._decision(save=wanted))
+        content = None
+        if decision.save:
+            self._hear(self._saver.wait(_FINAL_PATIENCE_S))
+            content = pack_directory(checkpoint, rank=self.rank, metrics=self._series.latest())
+        elif wanted and decision.stop is None:
+            raise InvalidInputError(
+                f"Rank {self.rank} handed over a checkpoint at step {self.step} and rank 0 none: rank 0 must too."
+            )
+        self._act(decision, content)
+
+    # --- deciding ------------------------------------------------------------------------------------------------
+
+    def _agree(self) -> None:
+        """All ranks are here at the same step; rank 0 says what happens."""
+        self._hear(self._saver.collect())
+        if self.step == self._saved_step:
+            self._saved_epoch = (
+                self.epoch
+            )  # saved at the last step of an epoch: the epoch's end is saved too
+        self._act(self._channel.agree(self._decision(save=self._due())))
+
+    def _due(self) -> bool:
+        if self._epochs_wanted == self.epoch + 1 and self._position.at_last_batch():
+            return False  # the final save is due at once, and says that the run is finished
+        facts = SaveFacts(
+            step=self.step,
+            epoch=self.epoch,
+            seconds=time.monotonic() - self._saved_at,
+            last_step=self._saved_step,
+            last_epoch=self._saved_epoch,
+        )
+        return not self._saver.in_flight and self._context.thresholds.due(facts) is not None
+
+    def _decision(self, *, save: bool) -> Decision | None:
+        if self.rank != 0:
+            return None
+        news, self._news = self._news, None
+        stop = self._stop or self._context.pipeline.stop_reason()
+        return Decision(
+            next_step=self._next_step(), save=save and stop is None, stop=stop, announce=news
+        )
+
+    def _next_step(self) -> int:
+        done = self.step - self._first_step
+        step_s = (time.monotonic() - self._started) / done if done else 0.0
+        paced = self.step + self._pace.steps_between(step_s)
+        multiple = self._context.thresholds.next_multiple(self.step)
+        return paced if multiple is None else min(paced, multiple)
+
+    def _act(self, decision: Decision, content: RankContent | None = None) -> None:
+        self._next_agreement = decision.next_step
+        if decision.announce is not None and self._context.announcer is not None:
+            self._context.announcer.announce(decision.announce, self.step, self._series.latest())
+        if decision.stop is not None:
+            self._end(decision.stop)
+        if decision.save:
+            self._saver.stage(content or self._content(), self._progress())
+            self._saved_step, self._saved_epoch = self.step, self.epoch
+            self._saved_at = time.monotonic()
+
+    def _hear(self, outcomes: list[VersionOutcome]) -> None:
+        for outcome in outcomes:
+            self._stop = self._stop or outcome.stop
+            if outcome.number is not None:
+                self._committed_step = max(self._committed_step, outcome.step)
+                self._news = outcome.number
+
+    def _end(self, stop: str) -> None:
+        run, step = self._context.run, self.step
+        if stop == "fence_lost":
+            raise FenceLostError(
+                f"Run {run!r} was taken over by a newer attempt; this one stops at step {step}."
+            )
+        if stop == "budget_spent":
+            raise FailureBudgetSpentError(
+                f"Run {run!r} stops at step {step}: more saves in a row failed than the failure budget allows. The "
+                "versions committed before are untouched; a retry resumes from them."
+            )
+        raise RetryableError(
+            f"Run {run!r} stops at step {step}: it was asked to, or its last save had no answer for "
+            f"{_FINAL_PATIENCE_S:.0f} s. A retry resumes from its newest version."
+        )
+
+    def _finish(self) -> None:
+        """Make the final state a version, and return only when that is known."""
+        while True:
+            self._hear(self._saver.wait(_FINAL_PATIENCE_S))
+            if self._saver.in_flight:
+                self._stop = "stopped"  # a store this slow must not end as a silent success
+            wanted = self.step > self._committed_step and self._parts is not None
+            decision = self._channel.agree(self._decision(save=wanted))
+            self._act(decision)
+            if not decision.save:
+                break
+        if self._context.announcer is not None:
+            self._context.announcer.close()
+        self._saver.close()
+
+    # --- state ---------------------------------------------------------------------------------------------------
+
+    def _progress(self) -> Progress:
+        wanted = self._epochs_wanted
+        return Progress(
+            step=self.step,
+            epoch=self.epoch,
+            finished=wanted is not None and self.epoch >= wanted,
+            epochs_wanted=wanted,
+        )
+
+    def _content(self) -> RankContent:
+        """The live state as it is now; nothing is copied yet."""
+        local = split(
+            {"rng": rng.capture(), "data": self._position.state(), "series": self._series.state()},
+            prefix=rank_prefix(self.rank),
+        )
+        shared = split(capture(self._parts) if self._parts else {}, prefix=SHARED)
+        lead = self.rank == 0
+        return RankContent(
+            tensors={**shared.tensors, **local.tensors},
+            rank_plain=local.plain,
+            plain=shared.plain if lead else None,
+            metrics=self._series.latest() if lead else {},
+            curve=self._series.curves() if lead else {},
+            environment=describe_environment() if lead else {},
+        )
+
+    def _restore(self) -> None:
+        point = self._context.resume
+        if point is None:
+            return
+        store = self._context.storage.open().store
+        manifest = read_manifest(store, point)
+        cache = ShardCache(store)
+        if manifest.payload == "files" and self._parts is not None:
+            raise StateMismatchError(
+                f"Version {point.name.number} of run {point.run!r} was handed over as a directory, and this loop opens "
+                "its session with a model: open it without, and read restored_directory."
+            )
+        if manifest.payload == "files":
+            self._restored_directory = unpack_directory(manifest, cache.read)
+        elif self._parts is None:
+            raise StateMismatchError(
+                f"Version {point.name.number} of run {point.run!r} holds training state, and this loop opens its session "
+                "without a model: pass the parts to CheckpointSession.open."
+            )
+        else:
+            self._restore_state(self._parts, manifest, cache)
+        self.step = manifest.progress.step
+        self._position.epoch = manifest.progress.epoch
+        self._committed_step = -1 if point.foreign else self.step
+        if self.rank == 0:
+            warn_about_changes(manifest.environment)
+
+    def _restore_state(self, parts: TrainingParts, manifest: Manifest, cache: ShardCache) -> None:
+        local = restore_rank(self.rank, self.world_size, manifest, cache)
+        restore(parts, manifest, cache.read)
+        self._position.load(local["data"])
+        self._series.load(local["series"])
+        self._rng_state = local["rng"]
+
+    def _set_rng(self) -> None:
+        if self._rng_state is None:
+            raise InvalidInputError("The version resumed from in mid-epoch holds no random state.")
+        rng.restore(self._rng_state)

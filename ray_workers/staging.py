@@ -1,0 +1,71 @@
+"""The worker's side of the staging ring: buffers in shared memory, each free or held by one save.
+
+A buffer is held from the moment its copy begins until nobody reads it any more; only then may the next save use it
+(FORMAT.md §2). The ring is bounded, so a slow store makes intervals longer and never a queue.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass, field
+
+__all__ = ["StagingBuffer", "StagingRing"]
+
+_PAGE = 4096
+
+
+@dataclass(slots=True, kw_only=True)
+class StagingBuffer:
+    path: str
+    memory: memoryview
+    """Writable, shared with the node agent through the file."""
+    _mapping: mmap.mmap = field(repr=False)
+
+    @classmethod
+    def open(cls, path: str) -> StagingBuffer:
+        """Map an existing staging file and touch each page once, so that no save pays for page faults."""
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            mapping = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+        finally:
+            os.close(descriptor)
+        memory = memoryview(mapping)
+        memory[::_PAGE] = bytes(len(memory[::_PAGE]))
+        return cls(path=path, memory=memory, _mapping=mapping)
+
+    def close(self) -> None:
+        self.memory.release()
+        self._mapping.close()
+
+
+class StagingRing:
+    """The buffers of one worker, all of one size."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self._free = [StagingBuffer.open(path) for path in paths]
+        self._held: dict[str, StagingBuffer] = {}
+        self.size = min((len(buffer.memory) for buffer in self._free), default=0)
+
+    def take(self) -> StagingBuffer | None:
+        """A free buffer, held from now on; None when all are."""
+        if not self._free:
+            return None
+        buffer = self._free.pop()
+        self._held[buffer.path] = buffer
+        return buffer
+
+    def give_back(self, path: str) -> None:
+        """Nobody reads the buffer any more."""
+        buffer = self._held.pop(path, None)
+        if buffer is not None:
+            self._free.append(buffer)
+
+    @property
+    def idle(self) -> bool:
+        return not self._held
+
+    def close(self) -> None:
+        for buffer in (*self._free, *self._held.values()):
+            buffer.close()
+        self._free, self._held = [], {}

@@ -1,0 +1,98 @@
+"""Staging files: where they lie, how they are made, which are left over. The node agent's side of the ring.
+
+A file is named by run, fence, rank and number, so that whoever comes later can tell whose it was: files of a fence
+that is closed belong to nobody and are removed. Files are plain files in a memory-backed folder, opened and mapped
+directly by both sides; either side can die and map them again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_workers.store.errors import InvalidInputError, StoreRefusedError
+
+__all__ = ["StagingFolder"]
+
+_NAME = re.compile(r"pawl-(?P<run>[0-9a-f]{16})-(?P<fence>\d+)-r(?P<rank>\d+)-(?P<number>\d+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagingFolder:
+    folder: Path
+    run_id: str
+    fence: int
+    """Of the attempt's first writer; a restarted coordinator does not rename buffers."""
+
+    def allocate(self, rank: int, *, count: int, size: int) -> list[str]:
+        """Create `count` files of `size` bytes for a rank, replacing what it had, memory reserved.
+
+        Raises:
+            StoreRefusedError: there is not enough memory behind the folder.
+        """
+        if size <= 0:
+            raise InvalidInputError("A staging buffer needs at least one byte.")
+        self.release(rank)
+        self.check_space(count * size)
+        paths = [self._path(rank, number) for number in range(count)]
+        for path in paths:
+            self._create(path, size)
+        return [str(path) for path in paths]
+
+    def check_space(self, needed: int) -> None:
+        """Raise `StoreRefusedError` unless `needed` bytes are free."""
+        if not self.folder.is_dir():
+            raise InvalidInputError(
+                f"The staging folder {self.folder} does not exist; set saving.staging_dir."
+            )
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise StoreRefusedError(
+                f"Staging needs {needed / 1e6:.1f} MB in {self.folder}, and {free / 1e6:.1f} MB are free. Enlarge shared "
+                "memory (for containers: --shm-size), lower saving.buffers, or set saving.staging_dir."
+            )
+
+    def release(self, rank: int | None = None) -> None:
+        """Remove this attempt's files, of one rank or of all. Mappings that are still open stay usable."""
+        for path, fence, owner in self._mine():
+            if fence == self.fence and (rank is None or owner == rank):
+                path.unlink(missing_ok=True)
+
+    def remove_leftovers(self) -> int:
+        """Remove files of overtaken fences of this run; how many there were."""
+        leftovers = [path for path, fence, _ in self._mine() if fence < self.fence]
+        for path in leftovers:
+            path.unlink(missing_ok=True)
+        return len(leftovers)
+
+    def owns(self, path: str) -> bool:
+        """Whether `path` is one of this attempt's staging files."""
+        return any(str(mine) == path and fence == self.fence for mine, fence, _ in self._mine())
+
+    def _mine(self) -> list[tuple[Path, int, int]]:
+        found = []
+        for path in self.folder.glob(f"pawl-{self.run_id[:16]}-*"):
+            match = _NAME.fullmatch(path.name)
+            if match is not None:
+                found.append((path, int(match["fence"]), int(match["rank"])))
+        return found
+
+    def _path(self, rank: int, number: int) -> Path:
+        return self.folder / f"pawl-{self.run_id[:16]}-{self.fence}-r{rank}-{number}"
+
+    def _create(self, path: Path, size: int) -> None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.posix_fallocate(
+                descriptor, 0, size
+            )  # a full memory shows here, not as a SIGBUS in training
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise StoreRefusedError(
+                f"{size / 1e6:.1f} MB could not be reserved in {self.folder}: {error.strerror}."
+            ) from None
+        finally:
+            os.close(descriptor)

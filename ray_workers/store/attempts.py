@@ -1,0 +1,180 @@
+"""Opening a run, and the life of an attempt in its log: started, ended, its fence (FORMAT.md §9)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_workers.store import keys
+from ray_workers.store.bodies import (
+    AttemptEnded,
+    AttemptStarted,
+    Body,
+    RolledBack,
+    RunCreated,
+    RunOrigin,
+    VersionName,
+)
+from ray_workers.store.errors import (
+    InternalError,
+    RuleRefusedError,
+    RunNotFoundError,
+)
+from ray_workers.store.log import RunLog
+from ray_workers.store.log_reader import LogReader
+from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.run_state import RunState
+
+__all__ = [
+    "create_run",
+    "end_attempt",
+    "process_is_gone",
+    "read_run",
+    "roll_back",
+    "run_names",
+    "start_attempt",
+    "this_process",
+]
+
+_PATIENCE_S = 120.0
+
+
+def run_names(store: ObjectStore) -> Sequence[str]:
+    """Names of the runs below the root, deleted ones included, sorted."""
+    return store.list_folders(keys.RUNS_PREFIX)
+
+
+def read_run(store: ObjectStore, run: str) -> RunState:
+    """The state of an existing run, without writing anything. Raises `RunNotFoundError`."""
+    state = LogReader(store, run).fold()
+    if state.slot == 0:
+        known = ", ".join(run_names(store)[:10]) or "none"
+        raise RunNotFoundError(f"There is no run {run!r} at {store.url}. Runs there: {known}.")
+    return state
+
+
+def create_run(
+    store: ObjectStore,
+    run: str,
+    *,
+    by: Mapping[str, Any],
+    origin: RunOrigin | None = None,
+    run_id: str | None = None,
+) -> RunLog:
+    """Open the run's log, creating the run when there is none; who loses that race uses the winner's.
+
+    Args:
+        store: where the run lives.
+        run: its name.
+        by: who writes.
+        origin: the version of another run that a new run is forked from.
+        run_id: the id of a new run; by default a fresh one.
+    """
+    log = RunLog(store, run, by=by, patience_s=_PATIENCE_S)
+    new_id = run_id or uuid.uuid4().hex
+
+    def decide(state: RunState) -> RunCreated | None:
+        return None if state.exists else RunCreated(run_id=new_id, origin=origin)
+
+    try:
+        log.append(decide)
+    except RuleRefusedError:
+        if not log.refresh().exists:
+            raise
+    return log
+
+
+def start_attempt(
+    log: RunLog,
+    *,
+    flow_run_id: str,
+    run_count: int,
+    incarnation: int = 0,
+    allow: Callable[[RunState], None] = lambda _: None,
+) -> int:
+    """Take the fence: from here on no older attempt of the run can commit, even if it is still alive.
+
+    Args:
+        log: the run's log.
+        flow_run_id: the orchestrator's id of the flow run; stable over its retries.
+        run_count: which try of that flow run this is, from 1.
+        incarnation: which writer of that try, from 0; given by the driver, never computed.
+        allow: raises if the attempt must not start on this state; asked again whenever another record came first, so
+            of two that start at once the second sees the first.
+
+    Returns:
+        The fence: the slot of the attempt's own start record.
+
+    Raises:
+        FenceLostError: a later try of the same flow run already holds a fence.
+    """
+    body = AttemptStarted(flow_run_id=flow_run_id, run_count=run_count, incarnation=incarnation)
+
+    def decide(state: RunState) -> AttemptStarted:
+        allow(state)
+        return body
+
+    log.refresh()
+    record = log.append(decide)
+    if record is None:
+        raise InternalError("AttemptStarted was not appended")
+    return record.slot
+
+
+def end_attempt(log: RunLog, fence: int, outcome: str, reason: str | None = None) -> None:
+    """Close the fence. Nothing can commit under it afterwards; ending an ended attempt changes nothing."""
+
+    def decide(state: RunState) -> Body | None:
+        if state.open_fence != fence:
+            return None
+        return AttemptEnded(fence=fence, outcome=outcome, reason=reason and reason[:2000])
+
+    log.refresh()
+    log.append(decide)
+
+
+def roll_back(log: RunLog, to: VersionName | None) -> None:
+    """Abandon every version above `to` (all of them when None) and close the open fence."""
+    log.append(lambda _: RolledBack(to=to))
+
+
+def this_process() -> dict[str, Any]:
+    """Who writes, as stands in every record: enough to tell later, on this host, whether the process still runs."""
+    return {
+        "host": socket.gethostname(),
+        "boot": _boot_id(),
+        "pid": os.getpid(),
+        "started": _process_start(os.getpid()),
+    }
+
+
+def process_is_gone(by: Mapping[str, Any]) -> bool:
+    """True only if the writer `by` provably runs no more: it was on this host, and its process is not there.
+
+    A writer on another host is never declared gone: that cannot be seen from here.
+    """
+    if by.get("host") != socket.gethostname() or not isinstance(by.get("pid"), int):
+        return False
+    if by.get("boot") != _boot_id():
+        return True
+    started = _process_start(by["pid"])
+    return started is None or started != by.get("started")
+
+
+def _boot_id() -> str | None:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else None
+
+
+def _process_start(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot: with the pid it names one process for ever. None: gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in ("Z", "X") else int(fields[19])

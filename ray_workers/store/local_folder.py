@@ -1,0 +1,184 @@
+"""Objects as files below one folder: `make train` without a server, NFS, and one machine's disk.
+
+A record is created by `link`, which fails when the name exists, and is read-only from then on. No symbolic link below
+the root is followed, so that no key reaches outside it; the root itself may be one.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from typing_extensions import Buffer
+
+from ray_workers.store.durable_file import (
+    create_file,
+    make_durable_folder,
+    make_folder,
+    open_file,
+    replace_file,
+    translated,
+)
+from ray_workers.store.errors import (
+    InvalidInputError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    StoreRefusedError,
+)
+from ray_workers.store.key_syntax import check_folder, check_key, check_prefix, is_key
+from ray_workers.store.object_store import ObjectInfo
+
+__all__ = ["LocalFolderStore"]
+
+
+class LocalFolderStore:
+    """A store below `root`, which need not exist yet: the first write makes it.
+
+    Args:
+        root: a folder, absolute or relative to the current one.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        resolved = _resolved(Path(root))
+        if resolved is None:
+            raise StoreRefusedError(f"{str(root)!r} is a circle of symbolic links.")
+        self._root = resolved
+        # Folders whose own name is known to be durable; made or synced once per store object, not once per write.
+        self._settled: set[Path] = set()
+
+    def __repr__(self) -> str:
+        return f"LocalFolderStore({self.url!r})"
+
+    @property
+    def kind(self) -> str:
+        return "local"
+
+    @property
+    def url(self) -> str:
+        return str(self._root)
+
+    def get(self, key: str) -> bytes:
+        path = self._path(key)
+        with translated("read", key, self._root, reading=True), open_file(path) as file:
+            return file.read()
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        if start < 0 or length < 0:
+            raise InvalidInputError(f"The range {start}+{length} of {key!r} is negative.", key=key)
+        path = self._path(key)
+        with translated("read", key, self._root, reading=True), open_file(path) as file:
+            file.seek(start)
+            return file.read(length)
+
+    def put(self, key: str, data: Buffer) -> None:
+        path = self._path(key)
+        with translated("write", key, self._root):
+            self._write(path, data, replace_file)
+
+    def put_if_absent(self, key: str, data: Buffer) -> None:
+        path = self._path(key)
+        with translated("create", key, self._root):
+            try:
+                self._write(path, data, create_file)
+            except FileExistsError as error:
+                raise ObjectExistsError(
+                    f"{key!r} exists already in {self.url}.", key=key
+                ) from error
+
+    def head(self, key: str) -> ObjectInfo:
+        path = self._path(key)
+        with translated("look up", key, self._root, reading=True):
+            status = path.stat(follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            raise ObjectNotFoundError(f"There is no object {key!r} in {self.url}.", key=key)
+        return ObjectInfo(key=key, size=status.st_size, modified=status.st_mtime)
+
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        folder, slash, _ = check_prefix(prefix).rpartition("/")
+        return self._walk(self._folder(folder), folder + slash, prefix, after)
+
+    def list_folders(self, prefix: str) -> Sequence[str]:
+        base = check_folder(prefix)
+        names = [name for name, _ in self._entries(self._folder(base), base) if name.endswith("/")]
+        # An empty folder is what a failed first write or a sweep leaves; elsewhere it would not exist.
+        return sorted(name[:-1] for name in names if next(self.list(base + name), None) is not None)
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        absent = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+        with translated("delete", key, self._root), contextlib.suppress(*absent):
+            # Not synced: a file that comes back after a power cut is one that nothing refers to.
+            path.unlink()
+
+    def _write(self, path: Path, data: Buffer, write: Callable[[Path, Buffer], None]) -> None:
+        self._settle(path.parent)
+        try:
+            write(path, data)
+        except FileNotFoundError:
+            # Somebody removed the folder since it was settled: once more, from the root down.
+            self._settled.clear()
+            self._settle(path.parent)
+            write(path, data)
+
+    def _settle(self, folder: Path) -> None:
+        if folder in self._settled:
+            return
+        if folder == self._root:
+            make_folder(folder)
+        else:
+            self._settle(folder.parent)
+            make_durable_folder(folder)
+        self._settled.add(folder)
+
+    def _path(self, key: str) -> Path:
+        folder, _, name = check_key(key).rpartition("/")
+        return self._folder(folder) / name
+
+    def _folder(self, key: str) -> Path:
+        folder = self._root / key
+        if _resolved(folder) != folder:
+            raise StoreRefusedError(
+                f"A symbolic link stands in the path {str(folder)!r}. Pawl follows none below its root, so that "
+                "no object lies outside: move the files there, or make the root itself the link.",
+                key=key,
+            )
+        return folder
+
+    def _walk(self, folder: Path, base: str, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        for name, entry in self._entries(folder, base):
+            key = base + name
+            if name.endswith("/"):
+                wanted = key.startswith(prefix) or prefix.startswith(key)
+                if wanted and (key > after or after.startswith(key)):
+                    yield from self._walk(folder / entry.name, key, prefix, after)
+            elif key.startswith(prefix) and key > after:
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    status = entry.stat(follow_symlinks=False)
+                    yield ObjectInfo(key=key, size=status.st_size, modified=status.st_mtime)
+
+    def _entries(self, folder: Path, base: str) -> builtins.list[tuple[str, os.DirEntry[str]]]:
+        """Files, and folders with a `/` behind their name, in key order; nothing that is no part of a key."""
+        try:
+            with translated("list", base, self._root, reading=True), os.scandir(folder) as entries:
+                return sorted(
+                    (f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name, entry)
+                    for entry in entries
+                    if is_key(entry.name) and _is_plain(entry)
+                )
+        except ObjectNotFoundError:
+            return []
+
+
+def _is_plain(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False)
+
+
+def _resolved(path: Path) -> Path | None:
+    try:
+        return path.resolve()
+    except RuntimeError:  # a circle of links
+        return None

@@ -1,0 +1,169 @@
+"""Naming one version, and reading it back: references, manifests, every byte of it (FORMAT.md §7).
+
+Whoever only looks at versions needs this and no tensor library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_workers.store import keys
+from ray_workers.store.errors import (
+    DamageError,
+    DigestMismatchError,
+    InternalError,
+    InvalidInputError,
+    MissingError,
+    NewerFormatError,
+    ObjectNotFoundError,
+    VersionNotFoundError,
+)
+from ray_workers.store.manifest import Manifest, check_coverage
+from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.run_state import RunState, VersionState, rung_at_least
+from ray_workers.store.shards import read_shard
+
+__all__ = [
+    "UNREADABLE",
+    "CheckResult",
+    "PickBest",
+    "best_version",
+    "find_version",
+    "load_manifest",
+    "parse_reference",
+    "verify_bytes",
+]
+
+_REFERENCE = re.compile(r"(?P<run>[^@]+)@(?P<version>latest|sound|best|[0-9]{1,18})")
+
+PickBest = Callable[[list[VersionState]], VersionState | None]
+
+
+UNREADABLE = "unreadable"
+"""A check that this program cannot make; it is no verdict and is never recorded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    check: str
+    """`bytes` when the stored bytes are bad; else `verified` or `sound`."""
+    passed: bool
+    reason: str | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parse_reference(text: str) -> tuple[str, str]:
+    """`RUN@3`, `RUN@latest`, `RUN@sound`, `RUN@best` as (run, version). Raises `InvalidInputError`."""
+    match = _REFERENCE.fullmatch(text)
+    if match is None:
+        raise InvalidInputError(
+            f"{text[:200]!r} names no version: write RUN@NUMBER, RUN@latest, RUN@sound or RUN@best."
+        )
+    return keys.check_run_name(match["run"]), match["version"]
+
+
+def find_version(state: RunState, version: str, *, best: PickBest | None = None) -> VersionState:
+    """The version that `version` means in `state`. Raises `VersionNotFoundError`.
+
+    Args:
+        state: the run.
+        version: a number, `latest`, `sound` or `best`.
+        best: picks the best of the versions given, newest first; needed for `best` alone.
+    """
+    readable = [v for v in state.newest_first() if v.readable and not v.abandoned]
+    found: VersionState | None
+    if version.isdigit():
+        found = state.versions.get(int(version))
+    elif version == "sound":
+        found = next((v for v in readable if rung_at_least(v.rung, "sound")), None)
+    elif version == "latest":
+        found = next(iter(readable), None)
+    elif best is None:
+        raise InternalError(f"Nobody said how to pick version {version!r}.")
+    else:
+        found = best([v for v in readable if v.quarantine is None])
+    if found is None:
+        numbers = ", ".join(str(v.number) for v in readable[:10]) or "none"
+        raise VersionNotFoundError(
+            f"Run {state.run!r} has no version {version!r}. Its newest versions: {numbers}."
+        )
+    return found
+
+
+def best_version(
+    store: ObjectStore, run: str, *, metric: str = "loss", mode: str = "min"
+) -> PickBest:
+    """A picker for `find_version`. A version whose manifest or metric cannot be used is no candidate.
+
+    Args:
+        store: where the run lives.
+        run: the run's name.
+        metric: the metric to go by.
+        mode: `min` when smaller is better, else `max`.
+    """
+    sign = 1 if mode == "min" else -1
+
+    def value(version: VersionState) -> float:
+        try:
+            return load_manifest(store, run, version).metrics.get(metric, math.nan)
+        except (DamageError, MissingError, NewerFormatError):
+            return math.nan
+
+    def pick(versions: list[VersionState]) -> VersionState | None:
+        scored = [(sign * value(v), -v.number, v) for v in versions]
+        # NaN compares with nothing, so it would win or lose by its place in the list.
+        usable = [item for item in scored if not math.isnan(item[0])]
+        return min(usable, key=lambda item: item[:2])[2] if usable else None
+
+    return pick
+
+
+def load_manifest(store: ObjectStore, run: str, version: VersionState) -> Manifest:
+    """The manifest of a version, digest verified and complete in itself.
+
+    Raises:
+        DamageError: the bytes are not the manifest that was committed, on two reads.
+        ObjectNotFoundError: it is not there.
+        NewerFormatError: a newer Pawl wrote it.
+    """
+    key = keys.manifest_key(run, version.fence, version.manifest)
+    try:
+        manifest = _read_manifest(store, key, version.manifest)
+    except DamageError:
+        # The transfer may be at fault, and not the object.
+        manifest = _read_manifest(store, key, version.manifest)
+    check_coverage(manifest, key=key)
+    return manifest
+
+
+def _read_manifest(store: ObjectStore, key: str, digest: str) -> Manifest:
+    data = store.get(key)
+    # Before parsing: damaged bytes must not be taken for those of a newer Pawl.
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise DigestMismatchError(
+            f"{key} is damaged: its bytes do not have the digest that was committed.", key=key
+        )
+    return Manifest.from_bytes(data, key=key)
+
+
+def verify_bytes(
+    store: ObjectStore, run: str, version: VersionState
+) -> tuple[CheckResult, Manifest | None]:
+    """Read every object of the version and compare every digest; the manifest only if all of them hold."""
+    started = time.monotonic()
+    try:
+        manifest = load_manifest(store, run, version)
+        total = sum(len(read_shard(store, entry)) for entry in manifest.shards)
+    except (DamageError, ObjectNotFoundError) as error:
+        return CheckResult(check="bytes", passed=False, reason=error.message), None
+    except NewerFormatError as error:
+        # No damage: an older program must not condemn what it cannot read.
+        return CheckResult(check=UNREADABLE, passed=False, reason=error.message), None
+    evidence = {"bytes": total, "seconds": round(time.monotonic() - started, 3)}
+    return CheckResult(check="verified", passed=True, evidence=evidence), manifest

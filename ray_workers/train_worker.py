@@ -1,0 +1,63 @@
+"""What runs in each Ray Train worker: set the scene, then the user's loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+
+from ray_workers.context import TrainingContext, set_context
+from ray_workers.entrypoints import load_entrypoint
+from ray_workers.messages import ResumePoint
+from ray_workers.node_agent import agent_name
+from ray_workers.policies.save_interval import SaveThresholds
+from ray_workers.ray_cluster import NAMESPACE
+from ray_workers.ray_pipeline import RayPipeline
+from ray_workers.ray_reporting import RayAnnouncer
+from ray_workers.store.opening import StorageTarget
+
+__all__ = ["WorkerJob", "run_worker"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerJob:
+    target: StorageTarget
+    run: str
+    run_id: str
+    fence: int
+    entrypoint: str
+    config: Mapping[str, Any]
+    resume: ResumePoint | None
+    thresholds: SaveThresholds
+    buffers: int
+
+
+def run_worker(job: WorkerJob) -> None:
+    """Run the loop of `job` in this worker, to its end."""
+    logging.getLogger("pawl").setLevel(logging.INFO)
+    here = ray.train.get_context()
+    rank, world_size = here.get_world_rank(), here.get_world_size()
+    node_id = ray.get_runtime_context().get_node_id()
+    agent = ray.get_actor(agent_name(job.run_id, job.fence, node_id), namespace=NAMESPACE)
+    context = TrainingContext(
+        storage=job.target,
+        run=job.run,
+        run_id=job.run_id,
+        rank=rank,
+        world_size=world_size,
+        config=job.config,
+        resume=job.resume,
+        thresholds=job.thresholds,
+        buffers=job.buffers,
+        pipeline=RayPipeline(agent, rank),
+        announcer=RayAnnouncer(job.target.url, job.run, rank),
+    )
+    set_context(context)
+    try:
+        load_entrypoint(job.entrypoint)(dict(job.config))
+    finally:
+        set_context(None)

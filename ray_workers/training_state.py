@@ -1,0 +1,217 @@
+"""What training must get back: model, optimizers, schedulers, and whatever else has a `state_dict`.
+
+`capture` names the live state without copying a tensor; `restore` puts a version's state into fresh objects. The model
+may be plain, DDP or FSDP2, and need not be wrapped as it was when the version was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
+
+import torch
+from torch.distributed.checkpoint.state_dict import set_model_state_dict
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
+
+from ray_workers.optimizer_state import (
+    capture_optimizer,
+    check_optimizer,
+    empty_state,
+    load_optimizer,
+)
+from ray_workers.plain_names import named_parameters, plain_state
+from ray_workers.planners import SHARED_PREFIX, signature_of
+from ray_workers.shard_reading import (
+    ReadShard,
+    check_fit,
+    empty_tensor,
+    load_tensors,
+    stored_layouts,
+    stored_signature,
+)
+from ray_workers.state_tree import escape, join, split
+from ray_workers.store.errors import InvalidInputError, StateMismatchError
+from ray_workers.store.layout import TensorLayout
+from ray_workers.store.manifest import Manifest
+
+__all__ = ["OneOrMany", "Stateful", "TrainingParts", "apply", "capture", "restore", "template"]
+
+_T = TypeVar("_T")
+
+OneOrMany: TypeAlias = _T | Sequence[_T] | Mapping[str, _T] | None
+"""One, several in a list or by name, or none."""
+
+
+class Stateful(Protocol):
+    """What schedulers, averages and a user's own objects offer."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingParts:
+    """The objects whose state all ranks share; what a rank has alone is not among them."""
+
+    model: torch.nn.Module
+    optimizer: OneOrMany[torch.optim.Optimizer] = None
+    scheduler: OneOrMany[Stateful] = None
+    extra: Mapping[str, Stateful] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if any(isinstance(module, FullyShardedDataParallel) for module in self.model.modules()):
+            raise InvalidInputError(
+                "The model is wrapped in FullyShardedDataParallel (FSDP1), whose state cannot be stored without "
+                "collectives: use torch.distributed.fsdp.fully_shard (FSDP2)."
+            )
+
+
+def capture(parts: TrainingParts) -> dict[str, Any]:
+    """The state as a tree for `state_tree.split`.
+
+    `{"model": {name: tensor}, "optimizer": {name: …}, "scheduler": {name: …}, "extra": {name: …}}`; what has no name of
+    its own is called "0", "1", …. Tensors are the live ones and change with the next step: copy them before it.
+
+    Raises:
+        InvalidInputError: an optimizer holds what cannot be named or restored.
+    """
+    return {
+        "model": plain_state(parts.model),
+        "optimizer": {
+            name: capture_optimizer(parts.model, optimizer)
+            for name, optimizer in _named(parts.optimizer).items()
+        },
+        "scheduler": _states(_named(parts.scheduler)),
+        "extra": _states(parts.extra),
+    }
+
+
+def _named(items: OneOrMany[_T]) -> dict[str, _T]:
+    if items is None:
+        return {}
+    if isinstance(items, Mapping):
+        return dict(items)
+    if isinstance(items, list | tuple):
+        return {str(index): item for index, item in enumerate(items)}
+    return {"0": cast("_T", items)}
+
+
+def _states(items: Mapping[str, Stateful]) -> dict[str, Any]:
+    return {name: item.state_dict() for name, item in items.items()}
+
+
+def template(
+    parts: TrainingParts, manifest: Manifest, *, prefix: str = SHARED_PREFIX
+) -> dict[str, torch.Tensor]:
+    """A tensor by path for all that is stored below `prefix`, for `load_tensors`; none is filled.
+
+    The model's are its own. Optimizer state that is not there yet gets memory on its parameter's device, sharded like
+    it. The rest are the objects' own tensors where they fit, else new ones on the CPU.
+
+    Raises:
+        StateMismatchError: the stored model is not this model.
+    """
+    live = split(capture(parts), prefix=prefix).tensors
+    owners = dict(_state_owners(parts, prefix))
+    model = f"{prefix}/model"
+    own = {path: tensor for path, tensor in live.items() if path.startswith(f"{model}/")}
+    check_fit(own, manifest, prefix=model)
+    rest = {
+        path: _place(path, layout, live.get(path), owners)
+        for path, layout in stored_layouts(manifest, prefix).items()
+        if path not in own
+    }
+    return own | rest
+
+
+def _state_owners(parts: TrainingParts, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Path of a parameter's optimizer state -> the parameter."""
+    for place in _named(parts.optimizer):
+        for name, parameter in named_parameters(parts.model):
+            yield f"{prefix}/optimizer/{escape(place)}/state/{escape(name)}", parameter
+
+
+def _place(
+    path: str,
+    layout: TensorLayout,
+    live: torch.Tensor | None,
+    owners: Mapping[str, torch.Tensor],
+) -> torch.Tensor:
+    if live is not None and _is_fillable(live) and signature_of(live) == stored_signature(layout):
+        return live
+    parent, _, key = path.rpartition("/")
+    if parent in owners:
+        return empty_state(owners[parent], key, layout)
+    return empty_tensor(layout)
+
+
+def _is_fillable(tensor: torch.Tensor) -> bool:
+    # An expanded tensor has fewer places than items, so it cannot be written to.
+    return isinstance(tensor, DTensor) or tensor.is_contiguous()
+
+
+def restore(
+    parts: TrainingParts,
+    manifest: Manifest,
+    read_shard: ReadShard,
+    *,
+    prefix: str = SHARED_PREFIX,
+) -> dict[str, Any]:
+    """Put a version's shared state into `parts`, bit for bit, whatever their world size and sharding.
+
+    Returns:
+        The whole stored tree; what stands beside the four parts is for the caller.
+
+    Raises:
+        StateMismatchError: the state does not fit these parts. Nothing was changed.
+        DamageError: a shard or the manifest is damaged. Nothing was changed.
+    """
+    tensors = template(parts, manifest, prefix=prefix)
+    # Joined before the tensors are filled, only to see whether the plain state fits; and again after, for real.
+    _check(parts, join(manifest.plain, tensors))
+    load_tensors(tensors, manifest, read_shard, prefix=prefix)
+    tree: dict[str, Any] = join(manifest.plain, tensors)
+    apply(parts, tree)
+    return tree
+
+
+def apply(parts: TrainingParts, tree: Mapping[str, Any]) -> None:
+    """Load a tree that `capture` made. Raises `StateMismatchError` before anything is changed."""
+    _check(parts, tree)
+    if tree["model"]:
+        set_model_state_dict(parts.model, dict(tree["model"]))
+    for name, optimizer in _named(parts.optimizer).items():
+        load_optimizer(parts.model, optimizer, tree["optimizer"][name])
+    for name, scheduler in _named(parts.scheduler).items():
+        scheduler.load_state_dict(tree["scheduler"][name])
+    for name, item in parts.extra.items():
+        item.load_state_dict(tree["extra"][name])
+
+
+def _check(parts: TrainingParts, tree: Any) -> None:
+    here: dict[str, Mapping[str, Any]] = {
+        "model": plain_state(parts.model),
+        "optimizer": _named(parts.optimizer),
+        "scheduler": _named(parts.scheduler),
+        "extra": parts.extra,
+    }
+    for kind, items in here.items():
+        stored = tree.get(kind) if isinstance(tree, Mapping) else None
+        if not isinstance(stored, Mapping):
+            raise StateMismatchError(
+                f"The version holds no {kind} state: it was not made by a session."
+            )
+        if set(stored) != set(items):
+            raise StateMismatchError(
+                f"The stored {kind} state does not fit: {_names(stored)} stored, {_names(items)} here. Hand over the "
+                "same objects under the same names, or start another run."
+            )
+    for name, optimizer in _named(parts.optimizer).items():
+        check_optimizer(parts.model, optimizer, tree["optimizer"][name])
+
+
+def _names(items: Iterable[str]) -> str:
+    return ", ".join(sorted(items)[:10]) or "nothing"

@@ -1,0 +1,92 @@
+"""From a staging buffer to a durable shard: digest, then put under a fresh key, try by try."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ray_workers.messages import ShardReport, StagedShard
+from ray_workers.store import keys
+from ray_workers.store.checksum import digest_of
+from ray_workers.store.errors import StoreUnavailableError, UploadFailedError
+from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.shards import ShardEntry
+
+__all__ = ["Uploader"]
+
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 10.0
+
+
+class Uploader:
+    """Stores shards of one run.
+
+    Args:
+        store: where to.
+        run: the run's name.
+        tries: how often a shard is sent before its version is dropped; every try has a key of its own, so that a late
+            answer to an abandoned one can touch nothing that is referred to.
+        sleep: pause in seconds; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        run: str,
+        *,
+        tries: int,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._store = store
+        self._run = run
+        self._tries = tries
+        self._sleep = sleep
+
+    def upload(self, staged: StagedShard, fence: int) -> ShardReport:
+        """Store one staged shard; its buffer is free when this returns or raises.
+
+        Raises:
+            UploadFailedError: no try succeeded.
+            StoreRefusedError: the store needs a person (full disk, no permission); trying again would not help.
+        """
+        started = time.monotonic()
+        with _mapped(Path(staged.path), staged.bytes) as shard:
+            digest = digest_of(shard)
+            key = self._put(shard, fence)
+        entry = ShardEntry(rank=staged.rank, key=key, bytes=staged.bytes, digest=digest)
+        return ShardReport(
+            staged=staged, entry=entry, fence=fence, upload_s=time.monotonic() - started
+        )
+
+    def _put(self, shard: memoryview, fence: int) -> str:
+        pause = _FIRST_PAUSE_S
+        for attempt in range(1, self._tries + 1):
+            key = keys.new_shard_key(self._run, fence)
+            try:
+                self._store.put(key, shard)
+            except StoreUnavailableError as error:
+                if attempt == self._tries:
+                    raise UploadFailedError(
+                        f"A shard of {len(shard)} bytes could not be stored in {self._tries} tries: {error}",
+                        key=key,
+                    ) from error
+                self._sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+            else:
+                return key
+        raise UploadFailedError("No try was allowed: upload_tries must be at least 1.")
+
+
+@contextmanager
+def _mapped(path: Path, length: int) -> Iterator[memoryview]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        mapping = mmap.mmap(descriptor, length, access=mmap.ACCESS_READ)
+    finally:
+        os.close(descriptor)
+    with mapping, memoryview(mapping) as view:
+        yield view

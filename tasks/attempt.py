@@ -1,0 +1,178 @@
+"""The beginning of an attempt, as a flow sees it: parameters checked, run opened, fence taken."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from ray_workers.config import Retention, Saving, Scaling, Validation, check_training_config
+from ray_workers.entrypoints import add_code_dir, load_entrypoint, shadowed_packages
+from ray_workers.opening_attempt import Applicant, open_attempt
+from ray_workers.resume import ResumeSpec
+from ray_workers.store.attempts import process_is_gone, read_run, this_process
+from ray_workers.store.errors import (
+    FenceLostError,
+    PawlError,
+    RefusedError,
+    RunNotFoundError,
+    StoreUnavailableError,
+)
+from ray_workers.store.keys import check_run_name
+from ray_workers.store.opening import StorageTarget
+from ray_workers.store.run_state import AttemptState, RunState
+from ray_workers.store.versions import load_manifest
+from tasks.run_identity import (
+    RunIdentity,
+    active_flow_run,
+    current_identity,
+    forbid_retries,
+    mark_crashed,
+)
+
+__all__ = ["Attempt", "TrainRequest", "describe_request", "take_fence"]
+
+DEFAULT_STORAGE = "./pawl-store"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRequest:
+    """What the user asked for, checked, with nothing created yet."""
+
+    identity: RunIdentity
+    entrypoint: str
+    config: Mapping[str, Any]
+    run: str
+    target: StorageTarget
+    scaling: Scaling
+    saving: Saving
+    validation: Validation
+    retention: Retention
+    resume: ResumeSpec
+    takeover: bool
+    code_dir: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """An attempt that owns its run, or the finding that there is nothing left to do."""
+
+    request: TrainRequest
+    run_id: str
+    fence: int
+    by: Mapping[str, Any]
+    finished: str | None = None
+    """A sentence, when the run was trained to its end before and nothing changed since."""
+
+
+def describe_request(values: Mapping[str, Any]) -> TrainRequest:
+    """Check the flow's parameters, so that bad input fails before anything is created.
+
+    Raises:
+        InvalidInputError: one sentence on the first value that is wrong.
+    """
+    identity = current_identity()
+    try:
+        code_dir = add_code_dir(values["code_dir"])
+        request = TrainRequest(
+            identity=identity,
+            entrypoint=values["entrypoint"],
+            config=check_training_config(values["config"] or {}),
+            run=check_run_name(values["run"] or identity.flow_run_id),
+            target=StorageTarget(
+                values["storage"] or os.environ.get("PAWL_STORAGE") or DEFAULT_STORAGE
+            ),
+            scaling=values["scaling"],
+            saving=values["saving"],
+            validation=values["validation"],
+            retention=values["retention"],
+            resume=ResumeSpec.parse(values["resume"]),
+            takeover=values["takeover"],
+            code_dir=code_dir,
+        )
+        load_entrypoint(request.entrypoint)
+    except RefusedError:
+        forbid_retries(identity)
+        raise
+    for line in shadowed_packages(code_dir):
+        get_run_logger().warning(line)
+    return request
+
+
+@task(cache_policy=NO_CACHE, task_run_name="take-fence")
+def take_fence(request: TrainRequest) -> Attempt:
+    """Open the storage and the run, and take the fence: from here on no older attempt can commit.
+
+    Raises:
+        RunBusyError: another flow run trains under this name.
+        StoreRefusedError, StoreUnavailableError, NewerFormatError …: the storage cannot be used.
+    """
+    logger = get_run_logger()
+    by = this_process()
+    try:
+        root = request.target.open(create=True)
+        finished = _finished_before(root.store, request)
+        if finished is not None:
+            logger.info(finished)
+            return Attempt(request=request, run_id="", fence=0, by=by, finished=finished)
+        applicant = Applicant(
+            flow_run_id=request.identity.flow_run_id,
+            run_count=request.identity.run_count,
+            by=by,
+            takeover=request.takeover,
+            still_running=_name_if_running,
+        )
+        log, fence = open_attempt(root.store, request.run, request.resume, applicant)
+    except (RefusedError, RunNotFoundError, StoreUnavailableError, PawlError) as error:
+        if not isinstance(error, StoreUnavailableError | FenceLostError):
+            forbid_retries(request.identity)
+        raise
+    _bury_dead(log.state, fence)
+    logger.info("Run %s at %s: this attempt owns it with fence %d", request.run, root.url, fence)
+    return Attempt(request=request, run_id=str(log.state.run_id), fence=fence, by=by)
+
+
+def _name_if_running(other: AttemptState) -> str | None:
+    return active_flow_run(other.flow_run_id)
+
+
+def _bury_dead(state: RunState, fence: int) -> None:
+    """Prefect may still show an earlier attempt as running whose process is provably gone."""
+    own = state.attempts[fence].flow_run_id
+    for other in state.attempts.values():
+        if other.flow_run_id != own and other.outcome is None and process_is_gone(other.by):
+            mark_crashed(
+                other.flow_run_id,
+                f"The process of this attempt is gone; flow run {own} goes on with run {state.run!r}.",
+            )
+
+
+def _finished_before(store: Any, request: TrainRequest) -> str | None:
+    """A sentence if the run was trained to its end with exactly this configuration."""
+    if request.resume.mode != "auto":
+        return None
+    try:
+        state = read_run(store, request.run)
+    except RunNotFoundError:
+        return None
+    newest = next((v for v in state.newest_first() if v.candidate), None)
+    last = max(state.attempts.values(), key=lambda a: a.fence, default=None)
+    if newest is None or last is None or last.outcome != "completed":
+        return None
+    try:
+        manifest = load_manifest(store, request.run, newest)
+    except PawlError:
+        return None
+    if dict(manifest.config) != dict(request.config):
+        return None
+    return (
+        f"Run {request.run!r} is finished: {manifest.progress.epoch} epochs, {newest.step} steps, version "
+        f"{newest.number} ({newest.rung}). Nothing to train. Raise the number of epochs to train on, or choose another "
+        "run name to start afresh."
+    )

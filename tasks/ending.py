@@ -1,0 +1,118 @@
+"""The end of an attempt, as a flow sees it: recorded, explained, and in the right state whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.exceptions import Abort
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed
+
+from ray_workers.store.attempts import end_attempt
+from ray_workers.store.errors import DamageError, FenceLostError, PawlError, RefusedError
+from ray_workers.store.keys import data_fence
+from ray_workers.store.log import RunLog
+from ray_workers.validation import CheckResult, record_verdicts
+from tasks.attempt import Attempt
+from tasks.lineage import LineagePublisher
+from tasks.run_identity import forbid_retries
+
+__all__ = ["Ending", "ended_properly"]
+
+
+@dataclass(slots=True)
+class Ending:
+    """How the flow run ends; set by `ended_properly`."""
+
+    state: State[Any] = field(default_factory=Completed)
+
+
+@contextmanager
+def ended_properly(attempt: Attempt) -> Iterator[Ending]:
+    """Whatever happens inside, the attempt's end is in the log and the flow run ends in the right state.
+
+    A lost fence is no failure: the flow run ends Cancelled, which nothing retries; if it was lost to a later try of the
+    same flow run, this process leaves that run's state alone. Bad bytes met in a worker are quarantined, so that the
+    retry falls back.
+    """
+    ending = Ending()
+    if attempt.finished is not None:
+        ending.state = Completed(message=attempt.finished)
+        yield ending
+        return
+    try:
+        yield ending
+    except FenceLostError as error:
+        ending.state = _lost(attempt, error)
+    except BaseException as error:
+        _close(attempt, *_outcome(error))
+        _quarantine(attempt, error)
+        LineagePublisher(attempt).publish()
+        if isinstance(error, RefusedError):
+            forbid_retries(attempt.request.identity)
+        raise
+    else:
+        _close(attempt, "completed", None)
+
+
+def _lost(attempt: Attempt, error: FenceLostError) -> State[Any]:
+    get_run_logger().warning(error.message)
+    by = error.details.get("by") or {}
+    if by.get("flow_run_id") == attempt.request.identity.flow_run_id:
+        # The flow run belongs to its later try; reporting any state from here would end that one.
+        raise Abort(error.message)
+    return Cancelled(message=error.message)
+
+
+def _outcome(error: BaseException) -> tuple[str, str]:
+    if isinstance(error, Exception):
+        return "failed", str(error)
+    return "interrupted", f"{type(error).__name__} {error}".strip()
+
+
+def _close(attempt: Attempt, outcome: str, reason: str | None) -> None:
+    """End whichever fence this try holds; a restarted checkpoint actor took another than it began with."""
+    identity = attempt.request.identity
+    try:
+        log = _log(attempt)
+        mine = log.state.open_attempt
+        ours = (identity.flow_run_id, identity.run_count)
+        if mine is not None and (mine.flow_run_id, mine.run_count) == ours:
+            end_attempt(log, mine.fence, outcome, reason)
+    except PawlError as error:
+        get_run_logger().warning("The end of this attempt could not be recorded: %s", error.message)
+
+
+def _quarantine(attempt: Attempt, error: BaseException) -> None:
+    """Bytes that failed in a worker are bad for every later attempt too."""
+    if not isinstance(error, DamageError):
+        return
+    if not _may_be_ours(attempt, error.details.get("key")):
+        return
+    log = _log(attempt)
+    newest = max(
+        (a for a in log.state.attempts.values() if a.resume), key=lambda a: a.fence, default=None
+    )
+    if newest is None or newest.resume is None or newest.resume_origin is not None:
+        return
+    version = log.state.find(newest.resume)
+    if version is not None and version.quarantine is None:
+        result = CheckResult(check="bytes", passed=False, reason=error.message)
+        record_verdicts(log, version, [result], checker=f"worker of fence {newest.fence}")
+
+
+def _may_be_ours(attempt: Attempt, key: str | None) -> bool:
+    """Damage of a data set, or of another run, says nothing about the version resumed from."""
+    if key is None:
+        return True
+    named = data_fence(key)
+    return named is not None and named.run == attempt.request.run
+
+
+def _log(attempt: Attempt) -> RunLog:
+    store = attempt.request.target.open().store
+    return RunLog(store, attempt.request.run, by=attempt.by, patience_s=20.0)

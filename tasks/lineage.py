@@ -1,0 +1,89 @@
+"""The lineage artifact: one per run on the flow run's page, written again in place as the run goes on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from uuid import UUID
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
+
+from ray_workers.report_builder import build_report
+from ray_workers.store.catalog import VersionCatalog
+from tasks.artifact_keys import artifact_key
+from tasks.attempt import Attempt
+from tasks.lineage_page import LineagePage, render
+
+__all__ = ["LineagePublisher", "record_lineage"]
+
+_SECONDS_BETWEEN = 10.0
+_log = logging.getLogger(__name__)
+
+
+class LineagePublisher:
+    """Publishes the run's lineage as it stands in the log. A view: if it fails, training does not."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._request = attempt.request
+        self._key = artifact_key("lineage", attempt.request.run)
+        self._published = 0.0
+        self._lock = threading.Lock()
+        self._catalog: VersionCatalog | None = None
+
+    def publish_soon(self) -> None:
+        """Publish unless that was done a moment ago."""
+        if time.monotonic() - self._published >= _SECONDS_BETWEEN:
+            self.publish()
+
+    def publish(self, retention: tuple[str, ...] = ()) -> None:
+        """Write the artifact of this flow run anew. Never raises."""
+        self._published = time.monotonic()
+        try:
+            with self._lock:
+                store = self._request.target.open().store
+                self._catalog = self._catalog or VersionCatalog(store, self._request.run)
+                report = build_report(
+                    store, self._request.run, retention=retention, catalog=self._catalog
+                )
+                page = render(report)
+                self._write(page)
+        except Exception as error:  # noqa: BLE001 - a view that cannot be shown must not end training
+            _log.warning("The lineage artifact could not be written: %s", error)
+
+    def _write(self, page: LineagePage) -> None:
+        flow_run_id = UUID(self._request.identity.flow_run_id)
+        with get_client(sync_client=True) as client:
+            found = client.read_artifacts(
+                artifact_filter=ArtifactFilter(
+                    key=ArtifactFilterKey(any_=[self._key]),
+                    flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]),
+                )
+            )
+            if found:
+                change = ArtifactUpdate(data=page.markdown, description=page.headline)
+                client.update_artifact(found[0].id, change)
+                return
+            client.create_artifact(
+                ArtifactCreate(
+                    key=self._key,
+                    type="markdown",
+                    description=page.headline,
+                    data=page.markdown,
+                    flow_run_id=flow_run_id,
+                )
+            )
+
+
+@task(cache_policy=NO_CACHE, task_run_name="record-lineage")
+def record_lineage(attempt: Attempt, retention: tuple[str, ...] = ()) -> None:
+    """Publish the lineage as it stands at the end of the flow run."""
+    LineagePublisher(attempt).publish(retention)

@@ -1,0 +1,203 @@
+"""The lineage page: one Markdown text that both of Prefect's pages draw alike, and a headline of two lines.
+
+Pictures are SVG in data URIs, since inline SVG is stripped by both; Mermaid is left out, since one of them shows its source.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+
+from ray_workers.report import AttemptRow, RunReport, VersionRow
+from tasks.charts import loss_chart
+from tasks.lineage_graph import lineage_graph
+from tasks.lineage_tables import (
+    attempts_table,
+    config_table,
+    reference,
+    rejected_list,
+    versions_table,
+)
+from tasks.markdown_text import bytes_text, code, count, duration, moment, plain, real
+from tasks.svg import data_uri
+
+__all__ = ["LineagePage", "render"]
+
+_MAX_LINES = 20
+_MAX_NAMES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineagePage:
+    markdown: str
+    headline: str
+    """Markdown of one or two lines: where the run stands."""
+
+
+def render(report: RunReport) -> LineagePage:
+    """The page of one report. Pure: the same report gives the same text; below 200 kB whatever the report."""
+    sections = (
+        _summary(report),
+        _damage(report),
+        _picture("Loss", loss_chart(report), "Loss over the steps"),
+        _picture("Lineage", lineage_graph(report), "Attempts and their versions"),
+        _section("What was resumed, and why", _resumed(report)),
+        _section("Rejected versions", rejected_list(report)),
+        _section("Versions", versions_table(report) if report.versions else None),
+        _section("Attempts", attempts_table(report) if report.attempts else None),
+        _section("Hyperparameters of the newest version", config_table(report)),
+        _section("Retention", _bullets(report.retention)),
+    )
+    markdown = "\n\n".join(section for section in sections if section)
+    return LineagePage(markdown=markdown + "\n", headline=_headline(report))
+
+
+def _section(title: str, body: str | None) -> str | None:
+    return None if body is None else f"## {title}\n\n{body}"
+
+
+def _picture(title: str, svg: str | None, alt: str) -> str | None:
+    return None if svg is None else f"## {title}\n\n![{alt}]({data_uri(svg)})"
+
+
+def _bullets(lines: tuple[str, ...]) -> str | None:
+    if not lines:
+        return None
+    shown = [f"- {plain(line, 300)}" for line in lines[:_MAX_LINES]]
+    if len(lines) > _MAX_LINES:
+        shown.append(f"- and {len(lines) - _MAX_LINES} more")
+    return "\n".join(shown)
+
+
+def _headline(report: RunReport) -> str:
+    """Some forty characters a line: more is cut off on the card that Prefect makes of it."""
+    sound = report.newest_sound
+    attempt = report.last_attempt
+    second = ["no sound version" if sound is None else f"newest sound v{sound.number}"]
+    if attempt is not None:
+        second.append(_resumed_short(attempt))
+    loss = _newest_loss(report)
+    first = [f"**{plain(_status(report), 20)}**", f"step {count(report.progress.step)}"]
+    if loss is not None:
+        first.append(f"loss {real(loss)}")
+    return " · ".join(first) + "  \n" + " · ".join(second)
+
+
+def _status(report: RunReport) -> str:
+    return report.status.replace("_", " ")
+
+
+def _named(version: VersionRow) -> str:
+    return f"version {version.number} (step {count(version.step)})"
+
+
+def _resumed_short(attempt: AttemptRow) -> str:
+    if attempt.resumed_from is None:
+        return "started from nothing"
+    name = attempt.resumed_from
+    return f"resumed from {plain(name, 80) if '@' in name else f'v{plain(name, 20)}'}"
+
+
+def _progress(report: RunReport) -> str:
+    progress, loss = report.progress, _newest_loss(report)
+    of = "" if progress.epochs_wanted is None else f" of {progress.epochs_wanted}"
+    told = f"step {count(progress.step)}, epoch {progress.epoch}{of}"
+    return told if loss is None else f"{told}, loss {real(loss)}"
+
+
+def _newest_loss(report: RunReport) -> float | None:
+    """Of the newest attempt that told one: the highest step counts, not the lowest loss."""
+    if report.curve:
+        _, _, loss = max((attempt, step, loss) for step, loss, attempt in report.curve)
+        return loss
+    return next((v.metrics["loss"] for v in reversed(report.versions) if "loss" in v.metrics), None)
+
+
+def _summary(report: RunReport) -> str:
+    sound, attempt = report.newest_sound, report.last_attempt
+    status = plain(_status(report), 40)
+    if attempt is not None:
+        status += f" (attempt {attempt.number}, started {moment(attempt.started_at)})"
+    rows = [
+        ("Run", f"**{plain(report.run, 120)}**"),
+        ("Status", status),
+        ("Progress", _progress(report)),
+        ("Newest sound version", "none yet" if sound is None else _named(sound)),
+        ("Saved", _saves(report)),
+        ("Store", code(report.url)),
+        ("As of", f"{moment(report.generated_at)}; all times here are UTC"),
+    ]
+    if report.forked_from is not None:
+        rows.insert(1, ("Forked from", plain(report.forked_from, 120)))
+    return "\n".join(f"- {name}: {value}" for name, value in rows)
+
+
+def _saves(report: RunReport) -> str:
+    if not report.versions:
+        return "nothing yet"
+    total = sum(v.bytes for v in report.versions if v.status != "swept")
+    told = f"{_versions(len(report.versions))}, {bytes_text(total)}"
+    times = [v.duration_s for v in report.versions if v.duration_s is not None]
+    rates = [v.throughput_bytes_s for v in report.versions if v.throughput_bytes_s is not None]
+    if times and all(map(math.isfinite, times)):
+        told += f"; a save takes {duration(statistics.median(times))}"
+    if rates and all(map(math.isfinite, rates)):
+        told += f" at {bytes_text(statistics.median(rates))}/s"
+    return told + (" (medians)" if times or rates else "")
+
+
+def _versions(number: int) -> str:
+    return f"{count(number)} version{'' if number == 1 else 's'}"
+
+
+def _damage(report: RunReport) -> str | None:
+    if not report.damaged_slots:
+        return None
+    slots = ", ".join(map(str, report.damaged_slots[:_MAX_LINES]))
+    more = ", …" if len(report.damaged_slots) > _MAX_LINES else ""
+    return (
+        f"> **Damaged log slots: {slots}{more}.** What they said is unknown, so versions below them are validated again "
+        f"and nothing is deleted. {code(f'pawl verify {report.run}')} says more."
+    )
+
+
+def _resumed(report: RunReport) -> str | None:
+    """The last attempt's choice in words."""
+    attempt = report.last_attempt
+    if attempt is None:
+        return None
+    told = [_choice(report, attempt)]
+    names = [plain(name, 80) for name, _ in attempt.passed_over]
+    if names:
+        more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+        told.append(f"Passed over, for the reasons below: {', '.join(names[:_MAX_NAMES])}{more}.")
+    if attempt.steps_lost is not None and attempt.number > 1:
+        told.append(_lost(attempt))
+    return " ".join(told)
+
+
+def _choice(report: RunReport, attempt: AttemptRow) -> str:
+    if attempt.resumed_from is None:
+        nothing = "no version could be resumed" if report.versions else "there was no version yet"
+        return f"Attempt {attempt.number} started from nothing" + (
+            f": {nothing}." if attempt.number > 1 else "."
+        )
+    step = next((v.step for v in report.versions if str(v.number) == attempt.resumed_from), None)
+    step = attempt.resume_step if step is None else step
+    at = "" if step is None else f" (step {count(step)})"
+    text = f"Attempt {attempt.number} resumed from **{reference(attempt.resumed_from)}**{at}"
+    if "@" in attempt.resumed_from:
+        return f"{text}, a version of another run."
+    rung = "" if attempt.required is None else f" at rung {plain(attempt.required, 20)} or above"
+    return f"{text}: the newest version{rung} whose every byte was read back and holds."
+
+
+def _lost(attempt: AttemptRow) -> str:
+    steps = attempt.steps_lost or 0
+    told = f"At least {count(steps)} step{' is' if steps == 1 else 's are'} done again"
+    if steps == 0:
+        told = "No saved step is done again"
+    if attempt.seconds_lost is not None:
+        told += f"; {duration(attempt.seconds_lost)} of work and standstill are lost"
+    return f"{told}."

@@ -1,0 +1,75 @@
+"""Who is running: the only reader of `prefect.runtime`, and of other flow runs' states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, FlowRunPolicy
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
+from prefect.states import Crashed
+
+__all__ = [
+    "RunIdentity",
+    "active_flow_run",
+    "current_identity",
+    "forbid_retries",
+    "mark_crashed",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunIdentity:
+    flow_run_id: str
+    """Stable over in-process retries, the Retry button and automations."""
+    name: str
+    run_count: int
+    """Which try of this flow run, from 1."""
+
+
+def current_identity() -> RunIdentity:
+    """Of the flow run that calls."""
+    return RunIdentity(
+        flow_run_id=str(flow_run.id),
+        name=str(flow_run.name),
+        run_count=int(flow_run.run_count or 1),
+    )
+
+
+def active_flow_run(flow_run_id: str) -> str | None:
+    """How to name that flow run if Prefect holds it to be at work; None if it ended or is not known here."""
+    found = _read(flow_run_id)
+    if found is None or found.state is None or found.state.is_final():
+        return None
+    if not (found.state.is_running() or found.state.is_pending() or found.state.is_cancelling()):
+        return None
+    return f"flow run {found.name!r} ({flow_run_id}, {found.state.name})"
+
+
+def mark_crashed(flow_run_id: str, message: str) -> None:
+    """Tell Prefect of a flow run whose process is provably gone and which it still holds to be running."""
+    found = _read(flow_run_id)
+    if found is not None and found.state is not None and found.state.is_running():
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(UUID(flow_run_id), Crashed(message=message), force=True)
+
+
+def forbid_retries(identity: RunIdentity) -> None:
+    """Let the coming failure be final: the same call would fail the same way again."""
+    with get_client(sync_client=True) as client:
+        policy = FlowRunPolicy(retries=0, retry_delay=0)
+        client.update_flow_run(UUID(identity.flow_run_id), empirical_policy=policy)
+
+
+def _read(flow_run_id: str) -> FlowRun | None:
+    try:
+        wanted = UUID(flow_run_id)
+    except ValueError:
+        return None
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_flow_run(wanted)
+        except ObjectNotFound:
+            return None

@@ -1,0 +1,74 @@
+"""Run one attempt's training, on the main thread, and tell people what happens while it runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from prefect.logging import get_run_logger
+
+from ray_workers.messages import PawlEvent, ResumePoint
+from ray_workers.trainer import TrainingJob, train
+from tasks.attempt import Attempt
+from tasks.lineage import LineagePublisher
+from tasks.progress import ProgressBar
+
+__all__ = ["run_training"]
+
+_WARNINGS = {
+    "dropped",
+    "fence_lost",
+    "budget_spent",
+    "validator_lost",
+    "actor_restarted",
+    "supervisor",
+}
+
+
+def run_training(attempt: Attempt, resume: ResumePoint | None) -> None:
+    """Train to the end. Not a task: Ray needs the main thread, and a retry must look at the store again.
+
+    Raises:
+        As `ray_workers.trainer.train`.
+    """
+    request = attempt.request
+    if attempt.finished is not None:
+        return
+    job = TrainingJob(
+        target=request.target,
+        run=request.run,
+        run_id=attempt.run_id,
+        fence=attempt.fence,
+        flow_run_id=request.identity.flow_run_id,
+        run_count=request.identity.run_count,
+        by=attempt.by,
+        entrypoint=request.entrypoint,
+        config=request.config,
+        code_dir=request.code_dir,
+        resume=resume,
+        scaling=request.scaling,
+        saving=request.saving,
+        validation=request.validation,
+    )
+    publisher = LineagePublisher(attempt)
+    publisher.publish()
+    train(job, on_event=_teller(publisher, ProgressBar(attempt)))
+
+
+def _teller(publisher: LineagePublisher, bar: ProgressBar) -> Callable[[PawlEvent], None]:
+    # Taken here, in the flow's context: the events come from another thread.
+    logger = get_run_logger()
+
+    def tell(event: PawlEvent) -> None:
+        level = (
+            logging.WARNING
+            if event.kind in _WARNINGS or event.details.get("reason")
+            else logging.INFO
+        )
+        logger.log(level, event.message)
+        if event.kind == "committed":
+            bar.show(event)
+        if event.kind in ("committed", "verdict", "actor_restarted"):
+            publisher.publish_soon()
+
+    return tell

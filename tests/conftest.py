@@ -1,0 +1,67 @@
+"""What every test session shares: a clean environment, Hypothesis profiles, tiers that must run, the S3 server."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.support.ceph import CephCluster, missing_commands
+from tests.support.s3_server import S3Server
+from tests.support.tiers import TierCheck, required_tiers
+
+settings.register_profile("dev", max_examples=50, deadline=None)
+settings.register_profile("ci", max_examples=500, deadline=None, derandomize=True, print_blob=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything is collected: forget the developer's own servers and keys, then set the profile."""
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "PREFECT_", "PAWL_STORAGE", "RAY_ADDRESS")):
+            del os.environ[name]
+    home = tempfile.TemporaryDirectory(prefix="pawl-prefect-")
+    config.add_cleanup(home.cleanup)
+    os.environ |= {
+        "PREFECT_HOME": home.name,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+    config.pluginmanager.register(TierCheck(required_tiers()), "pawl-tiers")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch  # noqa: PLC0415 - three seconds that only these tests should pay
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device here")
+
+
+@pytest.fixture(scope="session")
+def ceph() -> Iterator[CephCluster]:
+    """The session's cluster, for a test that kills its daemons or needs lesser users; takes `s3_server` too."""
+    if missing := missing_commands():
+        reason = f"Ceph is not installed ({', '.join(missing)}): make setup-s3"
+        pytest.fail(reason) if "s3" in required_tiers() else pytest.skip(reason)
+    with CephCluster.running() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def s3_server(ceph: CephCluster) -> Iterator[S3Server]:
+    """The session's S3 server, empty; what a test leaves there is deleted."""
+    yield ceph.server
+    ceph.clean()
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server) -> str:
+    """An empty bucket for one test."""
+    return s3_server.new_bucket()

@@ -1,0 +1,269 @@
+"""The coordinator of one attempt: complete versions, reports that are late or void, and the failure budget."""
+
+import pytest
+
+from ray_workers.checkpoint_manager import AttemptIdentity, CheckpointManager
+from ray_workers.messages import RankState, ShardReport, StagedShard
+from ray_workers.store.attempts import create_run, read_run, start_attempt
+from ray_workers.store.checksum import digest_of
+from ray_workers.store.errors import FailureBudgetSpentError, FenceLostError, StoreRefusedError
+from ray_workers.store.keys import new_shard_key
+from ray_workers.store.layout import Chunk, TensorLayout
+from ray_workers.store.log import RunLog
+from ray_workers.store.manifest import Progress, VersionRef
+from ray_workers.store.memory import MemoryStore
+from ray_workers.store.shards import ShardEntry
+from ray_workers.store.versions import load_manifest
+from tests.support.faulty_store import Fault, FaultyStore
+from tests.support.small_training import patient_process, small_loop
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+def new_manager(store, *, budget=1, parent=None, flow="flow"):
+    log = create_run(store, "run", by={})
+    count = len(log.refresh().attempts) + 1
+    fence = start_attempt(log, flow_run_id=flow, run_count=count)
+    identity = AttemptIdentity(
+        run="run", run_id=str(log.state.run_id), fence=fence, parent=parent, config={"lr": 1}, by={}
+    )
+    return CheckpointManager(store, identity, failure_budget=budget)
+
+
+def report(manager, step, rank=0, *, ranks=2, fence=None, rows=1):
+    fence = fence or manager._attempt.fence
+    path = f"shared/model/w{rank}"
+    chunk = Chunk(offsets=(0,), shape=(rows,), shard=0, name=path)
+    staged = StagedShard(
+        rank=rank,
+        world_size=ranks,
+        progress=Progress(step=step, epoch=0, finished=False),
+        payload="state",
+        path="/nowhere",
+        bytes=100,
+        state=RankState(
+            layout={path: TensorLayout(dtype="F32", shape=(1,), chunks=(chunk,))},
+            rank_plain={"rank": rank},
+            plain={"of": "rank 0"} if rank == 0 else None,
+            metrics={"loss": 0.5} if rank == 0 else {},
+        ),
+        staged_s=0.25,
+    )
+    entry = ShardEntry(
+        rank=rank, key=new_shard_key("run", fence), bytes=100, digest=digest_of(b"x")
+    )
+    return manager.gather(ShardReport(staged=staged, entry=entry, fence=fence, upload_s=0.5))
+
+
+def kinds(manager):
+    return [event.kind for event in manager.drain_events()]
+
+
+def test_the_report_that_completes_a_version_commits_it(store):
+    manager = new_manager(store)
+    assert report(manager, 10, rank=1) is None
+    assert manager.busy()
+    assert manager.outcome(10) is None
+    outcome = report(manager, 10, rank=0)
+    assert (outcome.step, outcome.number, outcome.stop) == (10, 1, None)
+    assert manager.outcome(10) == outcome
+    assert not manager.busy()
+    state = read_run(store, "run")
+    manifest = load_manifest(store, "run", state.versions[1])
+    assert [shard.rank for shard in manifest.shards] == [0, 1]
+    assert manifest.rank_plain == ({"rank": 0}, {"rank": 1})
+    assert manifest.plain == {"of": "rank 0"}
+    assert (manifest.config, manifest.metrics) == ({"lr": 1}, {"loss": 0.5})
+    assert manifest.tensors["shared/model/w1"].chunks[0].shard == 1
+    (event,) = manager.drain_events()
+    assert event.kind == "committed"
+    assert event.details["number"] == 1
+    assert "Version 1 committed: step 10" in event.message
+    assert manager.drain_events() == []
+
+
+def test_versions_follow_each_other_as_parents(store):
+    first = VersionRef(run="other", number=7, digest="a" * 64)
+    manager = new_manager(store, parent=first)
+    for step in (10, 20):
+        report(manager, step, ranks=1)
+    state = read_run(store, "run")
+    assert load_manifest(store, "run", state.versions[1]).parent == first
+    second = load_manifest(store, "run", state.versions[2]).parent
+    assert second == VersionRef(run=None, number=1, digest=state.versions[1].manifest)
+
+
+def test_a_report_said_twice_is_answered_and_commits_once(store):
+    manager = new_manager(store)
+    report(manager, 10, rank=1)
+    assert report(manager, 10, rank=1) is None  # the same rank again completes nothing
+    outcome = report(manager, 10, rank=0)
+    assert report(manager, 10, rank=0) == outcome
+    assert list(read_run(store, "run").versions) == [1]
+
+
+def test_a_report_under_another_fence_is_void(store):
+    manager = new_manager(store)
+    report(manager, 10, rank=1)
+    outcome = report(manager, 10, rank=0, fence=99)
+    assert outcome.number is None
+    assert "fence 99" in outcome.reason
+    assert report(manager, 10, rank=0).number is None  # the version stays dropped
+    assert read_run(store, "run").versions == {}
+
+
+def test_a_rank_that_goes_on_drops_the_older_version(store):
+    manager = new_manager(store)
+    report(manager, 10, rank=0)
+    report(manager, 20, rank=0)
+    late = report(manager, 10, rank=1)
+    assert late.number is None
+    assert "went on to step 20" in late.reason
+    assert report(manager, 20, rank=1).number == 1
+    assert [v.step for v in read_run(store, "run").versions.values()] == [20]
+
+
+def test_a_manifest_that_covers_too_little_is_dropped_and_not_committed(store):
+    manager = new_manager(store)
+    outcome = report(manager, 10, ranks=1, rows=0)
+    assert outcome.number is None
+    assert "shared/model/w0" in outcome.reason
+    assert read_run(store, "run").versions == {}
+
+
+# --- the budget ------------------------------------------------------------------------------------------------------
+
+
+def test_one_more_than_the_budget_in_a_row_stops_the_attempt(store):
+    manager = new_manager(store, budget=2)
+    for step in (10, 20):
+        assert manager.give_up(step, "rank 0: no answer").stop is None
+    assert manager.stop_reason is None
+    outcome = manager.give_up(30, "rank 0: no answer")
+    assert (outcome.number, outcome.stop, manager.stop_reason) == (None, *["budget_spent"] * 2)
+    assert kinds(manager) == ["dropped", "dropped", "dropped", "budget_spent"]
+
+
+def test_a_commit_refills_the_budget(store):
+    manager = new_manager(store, budget=1)
+    for step in (10, 30, 50):
+        assert manager.give_up(step, "no").stop is None
+        assert report(manager, step + 10, ranks=1).number is not None
+    assert manager.stop_reason is None
+
+
+def test_a_step_is_given_up_once(store):
+    manager = new_manager(store, budget=1)
+    report(manager, 10, rank=0)
+    first = manager.give_up(10, "rank 1: no answer")
+    assert manager.give_up(10, "rank 0: no answer either") == first
+    assert report(manager, 10, rank=1) == first
+    assert manager.stop_reason is None
+    assert not manager.busy()
+
+
+def test_what_was_committed_is_not_given_up(store):
+    manager = new_manager(store)
+    done = report(manager, 10, ranks=1)
+    assert manager.give_up(10, "late") == done
+
+
+def test_a_store_that_refuses_the_commit_spends_the_budget():
+    class Full(MemoryStore):
+        full = False
+
+        def put(self, key, data):
+            if self.full:
+                raise StoreRefusedError(f"No space left on device for {key}.")
+            super().put(key, data)
+
+    store = Full()
+    manager = new_manager(store, budget=0)
+    store.full = True
+    outcome = report(manager, 10, ranks=1)
+    assert "No space left on device" in outcome.reason
+    assert outcome.stop == "budget_spent"
+
+
+# --- the fence -------------------------------------------------------------------------------------------------------
+
+
+def test_an_overtaken_attempt_commits_nothing_and_is_told_by_whom(store):
+    old = new_manager(store, flow="old")
+    report(old, 10, ranks=1)
+    new = new_manager(store, flow="new")
+    outcome = report(old, 20, ranks=1)
+    assert (outcome.number, outcome.stop, old.stop_reason) == (None, "fence_lost", "fence_lost")
+    event = old.drain_events()[-1]
+    assert event.kind == "fence_lost"
+    assert event.details["by"]["flow_run_id"] == "new"
+    assert report(new, 20, ranks=1).number == 2
+    assert [v.fence for v in read_run(store, "run").versions.values()] == [
+        old._attempt.fence,
+        new._attempt.fence,
+    ]
+
+
+def test_the_first_reason_to_stop_stays(store):
+    manager = new_manager(store, budget=0)
+    manager.stop("stopped")
+    manager.stop("fence_lost")
+    assert manager.give_up(10, "no").stop == "stopped"
+    assert report(manager, 20, ranks=1).stop == "stopped"
+
+
+# --- with a real training --------------------------------------------------------------------------------------------
+
+
+def _fail_uploads(first, last):
+    """Uploads of shards fail from the `first` to the `last` version, every try of them."""
+    seen = {"puts": 0}
+
+    def wrap(store):
+        def plan(call):
+            if call.verb != "put" or "/shards/" not in call.key:
+                return None
+            seen["puts"] += 1
+            return Fault.UNAVAILABLE if first <= seen["puts"] <= last else None
+
+        return FaultyStore(store, plan)
+
+    return wrap
+
+
+def test_saves_that_fail_are_dropped_and_training_goes_on(tmp_path):
+    run = patient_process(tmp_path, tries=1, failure_budget=3, wrap_store=_fail_uploads(2, 4))
+    done = run.attempt(small_loop())
+    assert [v.step for v in reversed(done.state.newest_first())] == [2, 10, 12, 14, 15]
+    assert kinds(done.manager).count("dropped") == 3
+
+
+def test_a_try_that_fails_costs_nothing_if_the_next_one_succeeds(tmp_path):
+    run = patient_process(tmp_path, tries=3, failure_budget=0, wrap_store=_fail_uploads(1, 2))
+    assert kinds(run.attempt(small_loop()).manager).count("dropped") == 0
+
+
+def test_a_spent_budget_ends_the_attempt_and_a_retry_resumes(tmp_path):
+    run = patient_process(tmp_path, tries=1, failure_budget=1, wrap_store=_fail_uploads(3, 99))
+    with pytest.raises(FailureBudgetSpentError, match="a retry resumes"):
+        run.attempt(small_loop())
+    state = read_run(run.target.open().store, "run")
+    assert [v.step for v in reversed(state.newest_first())] == [2, 4]
+    again = patient_process(tmp_path).attempt(small_loop())
+    assert again.point.step == 4
+
+
+def test_a_training_that_is_overtaken_ends_there(tmp_path):
+    run = patient_process(tmp_path)
+
+    def take_over(_):
+        log = RunLog(run.target.open().store, "run", by={})
+        start_attempt(log, flow_run_id="newer", run_count=1)
+
+    with pytest.raises(FenceLostError, match="taken over"):
+        run.attempt(small_loop(spoil_at=5, spoil=take_over))
+    state = read_run(run.target.open().store, "run")
+    assert [v.step for v in reversed(state.newest_first())] == [2, 4]

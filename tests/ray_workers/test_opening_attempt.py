@@ -1,0 +1,276 @@
+"""Who may start, and what is done first: busy, takeover, fork, rollback, start over, retry."""
+
+import uuid
+
+import pytest
+
+from ray_workers import opening_attempt
+from ray_workers.opening_attempt import Applicant, open_attempt
+from ray_workers.resume import ResumeSpec
+from ray_workers.store.attempts import end_attempt, read_run, run_names, this_process
+from ray_workers.store.bodies import Condemn, Retire
+from ray_workers.store.errors import (
+    FenceLostError,
+    InvalidInputError,
+    RunBusyError,
+    RunNotFoundError,
+    VersionNotFoundError,
+)
+from ray_workers.store.log import RunLog
+from ray_workers.store.memory import MemoryStore
+from tests.support.factories import MadeUpRun
+
+ELSEWHERE = {"host": "another-host", "pid": 1, "boot": "b", "started": 1}
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+@pytest.fixture
+def run(store):
+    """Three versions at steps 10, 20 and 30; the attempt is over."""
+    made = MadeUpRun(store=store, name="run", ranks=1)
+    made.start()
+    for step in (10, 20, 30):
+        made.commit(step)
+    made.end()
+    return made
+
+
+def open_as(store, flow, *, run="run", resume="auto", **knows):
+    applicant = Applicant(
+        flow_run_id=flow,
+        run_count=knows.get("count", 1),
+        by=knows.get("by") or this_process(),
+        takeover=knows.get("takeover", False),
+        still_running=lambda _: knows.get("running"),
+    )
+    log, fence = open_attempt(store, run, ResumeSpec.parse(resume), applicant)
+    return log.state, fence
+
+
+def pins(store, run="run"):
+    return [(pin.child, pin.version) for pin in read_run(store, run).pins.values()]
+
+
+def abandoned(state):
+    return [v.number for v in reversed(state.newest_first()) if v.abandoned]
+
+
+def test_a_new_run_is_created_and_owned(store):
+    state, fence = open_as(store, "flow")
+    assert state.exists
+    assert state.open_fence == fence
+    assert state.attempts[fence].flow_run_id == "flow"
+
+
+# --- busy ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_still_trains_elsewhere_is_refused_by_name(store):
+    before, fence = open_as(store, "first", by=ELSEWHERE)
+    with pytest.raises(
+        RunBusyError, match=r"flow run 'calm-bee'.*another-host.*takeover"
+    ) as caught:
+        open_as(store, "second", running="flow run 'calm-bee'")
+    assert caught.value.details["flow_run_id"] == "first"
+    assert read_run(store, "run").open_fence == fence
+    assert read_run(store, "run").slot == before.slot  # nothing was written
+
+
+def test_takeover_ends_the_older_attempts_right_to_commit(store):
+    made = MadeUpRun(store=store, name="run", ranks=1)
+    _, made.fence = open_as(store, "first", by=ELSEWHERE)
+    made.commit(10)
+    state, fence = open_as(store, "second", takeover=True, running="flow run 'calm-bee'")
+    assert state.open_fence == fence
+    with pytest.raises(FenceLostError, match="flow run second"):
+        made.commit(20)
+    assert list(read_run(store, "run").versions) == [1]
+
+
+@pytest.mark.parametrize("running", [None, "flow run 'calm-bee'"])
+def test_a_process_that_is_provably_gone_is_not_busy(store, running):
+    gone = {**this_process(), "pid": 2**22 + 1}
+    open_as(store, "first", by=gone)
+    state, fence = open_as(store, "second", running=running)
+    assert state.open_fence == fence
+
+
+def test_nobody_who_knows_it_to_be_running_means_not_busy(store):
+    open_as(store, "first", by=ELSEWHERE)
+    state, fence = open_as(store, "second", running=None)
+    assert state.open_fence == fence
+
+
+def test_an_attempt_that_ended_is_not_busy(run, store):
+    state, fence = open_as(store, "second", running="flow run 'calm-bee'")
+    assert state.open_fence == fence
+
+
+def test_a_later_try_of_the_same_flow_run_follows_the_earlier(store):
+    open_as(store, "flow", by=ELSEWHERE)
+    state, fence = open_as(store, "flow", count=2, running="flow run 'calm-bee'")
+    assert state.open_fence == fence
+    with pytest.raises(FenceLostError, match="comes too late"):
+        open_as(store, "flow", count=1)
+
+
+def test_of_two_that_start_at_once_one_is_refused(store, monkeypatch):
+    """The other comes between this one's look at the log and its record."""
+    real, other = opening_attempt.start_attempt, []
+
+    def late(log, **values):
+        if not other:
+            other.append("started")
+            open_as(store, "other", by=ELSEWHERE)
+        return real(log, **values)
+
+    monkeypatch.setattr(opening_attempt, "start_attempt", late)
+    with pytest.raises(RunBusyError):
+        open_as(store, "flow", running="flow run 'calm-bee'")
+    assert [a.flow_run_id for a in read_run(store, "run").attempts.values()] == ["other"]
+
+
+def test_a_refused_applicant_rolls_nothing_back(run, store):
+    open_as(store, "first", by=ELSEWHERE)
+    for resume in ("never", "run@1"):
+        with pytest.raises(RunBusyError):
+            open_as(store, "second", resume=resume, running="flow run 'calm-bee'")
+    assert abandoned(read_run(store, "run")) == []
+
+
+# --- going back ------------------------------------------------------------------------------------------------------
+
+
+def test_never_abandons_every_version_once(run, store):
+    state, _ = open_as(store, "flow", resume="never")
+    assert abandoned(state) == [1, 2, 3]
+    run.log.refresh()
+    run.fence = state.open_fence
+    run.series = []
+    number = run.commit(5)
+    state, _ = open_as(store, "flow", resume="never", count=2)
+    assert abandoned(state) == [1, 2, 3]  # what the first try made is not thrown away by its retry
+    assert state.versions[number].candidate
+
+
+def test_never_on_a_new_run_is_nothing_special(store):
+    state, fence = open_as(store, "flow", resume="never")
+    assert state.slot == fence == 2
+
+
+def test_roll_back_abandons_what_came_after_once(run, store):
+    state, _ = open_as(store, "flow", resume="run@1")
+    assert abandoned(state) == [2, 3]
+    slots = state.slot
+    state, _ = open_as(store, "flow", resume="run@1", count=2)
+    assert state.slot == slots + 1  # only the new start
+
+
+def test_going_back_to_the_newest_version_changes_nothing(run, store):
+    state, _ = open_as(store, "flow", resume="run@latest")
+    assert abandoned(state) == []
+
+
+def test_a_version_that_was_abandoned_can_be_gone_back_to(run, store):
+    open_as(store, "flow", resume="run@1")
+    state, _ = open_as(store, "flow 2", resume="run@3")
+    assert abandoned(state) == [2]
+    assert state.versions[3].candidate
+
+
+@pytest.mark.parametrize("reference", ["run@9", "run@sound"])
+def test_going_back_to_a_version_that_is_not_there_is_refused(run, store, reference):
+    before = read_run(store, "run").slot
+    with pytest.raises(VersionNotFoundError):
+        open_as(store, "flow", resume=reference)
+    assert read_run(store, "run").slot == before
+
+
+def test_going_back_to_a_quarantined_version_is_refused(run, store):
+    run.judge(2, reason="NaN in weight0")
+    with pytest.raises(VersionNotFoundError, match=r"quarantined.*NaN in weight0"):
+        open_as(store, "flow", resume="run@2")
+    assert abandoned(read_run(store, "run")) == []
+
+
+def test_a_run_that_is_not_there_cannot_be_gone_back_to(store):
+    with pytest.raises(RunNotFoundError, match="no run 'run'"):
+        open_as(store, "flow", resume="run@1")
+    assert run_names(store) == []
+
+
+# --- forks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_fork_pins_its_origin_and_names_it(run, store):
+    state, _ = open_as(store, "flow", run="child", resume="run@2")
+    assert state.origin is not None
+    assert (state.origin.run, state.origin.version) == ("run", run.version(2).name)
+    assert state.origin.run_id == run.log.state.run_id
+    assert pins(store) == [("child", 2)]
+    assert state.run_id in read_run(store, "run").pins
+    assert read_run(store, "run").protected()[2] == "fork child starts from it"
+    assert abandoned(read_run(store, "run")) == []
+
+
+def test_a_retry_and_a_later_flow_run_fork_no_second_time(run, store):
+    first, _ = open_as(store, "flow", run="child", resume="run@2")
+    again, fence = open_as(store, "flow", run="child", resume="run@2", count=2)
+    end_attempt(RunLog(store, "child", by=this_process()), fence, "failed")
+    later, _ = open_as(store, "other flow", run="child", resume="run@3")
+    assert first.run_id == again.run_id == later.run_id
+    assert pins(store) == [("child", 2)]
+
+
+def test_a_fork_under_the_name_of_another_run_is_refused(run, store):
+    open_as(store, "flow", run="other")
+    with pytest.raises(InvalidInputError, match="'other' exists and was not forked from run 'run'"):
+        open_as(store, "flow 2", run="other", resume="run@2")
+    assert pins(store) == []
+
+
+@pytest.mark.parametrize(
+    ("resume", "error"),
+    [("nowhere@1", RunNotFoundError), ("run@9", VersionNotFoundError)],
+)
+def test_a_fork_of_what_is_not_there_creates_nothing(run, store, resume, error):
+    with pytest.raises(error):
+        open_as(store, "flow", run="child", resume=resume)
+    assert run_names(store) == ["run"]
+    assert pins(store) == []
+
+
+def test_a_fork_of_what_is_bad_or_given_up_creates_nothing(run, store):
+    run.judge(3, reason="NaN")
+    run.start()
+    run.commit(40)
+    run.judge(2, 4, check="sound")
+    names = (run.version(1).name,)
+    run.append(Retire(versions=names))
+    run.append(Condemn(versions=names))
+    for reference, why in (("run@3", "quarantined"), ("run@1", "not kept any more")):
+        with pytest.raises(VersionNotFoundError, match=why):
+            open_as(store, "flow", run="child", resume=reference)
+    assert run_names(store) == ["run"]
+
+
+def test_a_reference_is_parsed_or_refused():
+    assert ResumeSpec.parse("auto") == ResumeSpec(mode="auto")
+    assert ResumeSpec.parse("run@latest") == ResumeSpec(mode="version", run="run", version="latest")
+    for text in (
+        "",
+        "Auto",
+        "run",
+        "run@",
+        "@3",
+        "run@-1",
+        "run@newest",
+        "RUN@1",
+        f"{uuid.uuid4()}@x",
+    ):
+        with pytest.raises(InvalidInputError):
+            ResumeSpec.parse(text)

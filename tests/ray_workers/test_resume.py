@@ -1,0 +1,230 @@
+"""Which version an attempt starts from, what is recorded of the choice, and that nothing unread is used."""
+
+import uuid
+
+import pytest
+
+from ray_workers import resume
+from ray_workers.resume import choose
+from ray_workers.store import rules, versions
+from ray_workers.store.attempts import create_run, read_run, start_attempt, this_process
+from ray_workers.store.bodies import Condemn, Retire, RolledBack, RunDeleted
+from ray_workers.store.errors import FenceLostError, NewerFormatError, VersionNotFoundError
+from ray_workers.store.log import RunLog
+from ray_workers.store.memory import MemoryStore
+from ray_workers.validation import SoundnessPolicy
+from tests.support.factories import MadeUpRun
+
+
+@pytest.fixture
+def run():
+    """Versions 1, 2, 3 at steps 10, 20, 30; nobody has judged them."""
+    made = MadeUpRun(store=MemoryStore(), name="run")
+    made.start()
+    for step in (10, 20, 30):
+        made.commit(step)
+    made.end()
+    return made
+
+
+def choice_of(run, *, required="sound", tell=lambda _: None):
+    """A new attempt's choice, the run's state after it, and the attempt's fence."""
+    log = RunLog(run.store, run.name, by=this_process())
+    fence = start_attempt(log, flow_run_id=uuid.uuid4().hex, run_count=1)
+    policy = SoundnessPolicy()
+    choice = choose(run.store, log, fence, required=required, policy=policy, tell=tell)
+    return choice, read_run(run.store, run.name), fence
+
+
+def number(choice):
+    return choice.point.name.number if choice.point else None
+
+
+def spoil(run, key):
+    data = run.store.get(key)
+    run.store.put(key, data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def test_a_run_without_versions_starts_from_nothing_and_says_so():
+    run = MadeUpRun(store=MemoryStore(), name="run")
+    choice, state, fence = choice_of(run)
+    assert choice.point is None
+    assert state.attempts[fence].resume is None
+    assert state.attempts[fence].resume_at is not None  # the choice is on record
+
+
+def test_the_newest_is_judged_in_place_and_chosen(run):
+    choice, state, fence = choice_of(run)
+    assert number(choice) == 3
+    assert (choice.point.run, choice.point.step, choice.point.rung) == ("run", 30, "sound")
+    assert not choice.point.foreign
+    assert choice.point.manifest_key == run.manifest_key(3)
+    assert state.attempts[fence].resume == run.version(3).name
+    assert state.attempts[fence].required == "sound"
+    assert [state.versions[n].rung for n in (1, 2, 3)] == ["committed", "committed", "sound"]
+
+
+@pytest.mark.parametrize(
+    ("required", "rung"), [("committed", "committed"), ("verified", "sound"), ("sound", "sound")]
+)
+def test_whatever_is_required_every_byte_is_read_back(run, required, rung):
+    choice, state, _ = choice_of(run, required=required)
+    assert (number(choice), state.versions[3].rung) == (3, rung)
+    run.log.refresh()
+    spoil(run, run.shard_keys(3)[1])
+    choice, state, fence = choice_of(run, required=required)
+    assert number(choice) == 2
+    assert run.shard_keys(3)[1] in state.versions[3].quarantine
+    (passed,) = state.attempts[fence].passed_over
+    assert (passed.version.number, passed.reason) == (3, state.versions[3].quarantine)
+
+
+def test_the_choice_is_recorded_before_a_byte_is_read(run, monkeypatch):
+    run.judge(3, check="verified")
+    run.judge(3)
+    seen = []
+    real = resume.verify_bytes
+
+    def reading(store, name, version):
+        state = read_run(store, name)
+        seen.append(state.attempts[state.open_fence].resume.number)
+        return real(store, name, version)
+
+    monkeypatch.setattr(resume, "verify_bytes", reading)
+    assert number(choice_of(run)[0]) == 3
+    assert seen == [3]
+
+
+def test_each_candidate_passed_over_has_its_reason(run):
+    run.judge(3, reason="a person said so")
+    spoil(run, run.shard_keys(2)[0])
+    told = []
+    choice, state, fence = choice_of(run, tell=told.append)
+    assert number(choice) == 1
+    reasons = {p.version.number: p.reason for p in state.attempts[fence].passed_over}
+    assert reasons[3] == "quarantined: a person said so"
+    assert run.shard_keys(2)[0] in reasons[2]
+    assert choice.passed_over == state.attempts[fence].passed_over
+    assert [p.version.number for p in choice.passed_over] == [3, 2]
+    assert sum("passed over" in line for line in told) == 1
+
+
+def test_when_none_holds_it_starts_from_nothing_with_all_reasons(run):
+    for version in (1, 2, 3):
+        run.store.delete(run.manifest_key(version))
+    choice, state, fence = choice_of(run)
+    assert choice.point is None
+    assert [p.version.number for p in state.attempts[fence].passed_over] == [3, 2, 1]
+    assert all(v.quarantine for v in state.versions.values())
+
+
+def test_abandoned_and_condemned_versions_are_no_candidates(run):
+    run.append(RolledBack(to=run.version(2).name))
+    run.judge(1, 2, check="sound")
+    run.fence = start_attempt(run.log, flow_run_id="f", run_count=7)
+    run.series = run.series[:20]
+    for step in (40, 50):
+        run.commit(step)
+    run.judge(4, 5, check="sound")
+    name = (run.version(2).name,)
+    run.append(Retire(versions=name))
+    run.append(Condemn(versions=name))
+    for version in (5, 4):
+        run.judge(version, reason="bad")
+    choice, _, _ = choice_of(run)
+    assert number(choice) == 1
+    assert [p.version.number for p in choice.passed_over] == [5, 4]
+
+
+def test_a_retired_version_is_still_a_candidate_and_lives_again(run):
+    run.judge(1, 2, 3, check="sound")
+    run.append(Retire(versions=(run.version(1).name,)))
+    run.judge(3, reason="bad")
+    run.judge(2, reason="bad")
+    choice, state, _ = choice_of(run)
+    assert number(choice) == 1
+    assert state.versions[1].status == "live"
+
+
+def test_an_overtaken_attempt_chooses_nothing(run):
+    log = RunLog(run.store, run.name, by=this_process())
+    fence = start_attempt(log, flow_run_id="old", run_count=1)
+    start_attempt(RunLog(run.store, run.name, by={}), flow_run_id="new", run_count=1)
+    with pytest.raises(FenceLostError):
+        choose(run.store, log, fence, required="sound", policy=SoundnessPolicy())
+
+
+def test_a_version_condemned_meanwhile_is_passed_over_and_not_called_damaged(run, monkeypatch):
+    real = resume.validate
+
+    def meanwhile(store, name, version, **values):
+        if version.number == 3:
+            body = Condemn(versions=(version.name,))
+            monkeypatch.setitem(rules._RULES, Condemn, lambda *_: None)
+            RunLog(store, name, by={}).append(lambda _: body)
+            store.delete(run.shard_keys(3)[0])
+        return real(store, name, version, **values)
+
+    monkeypatch.setattr(resume, "validate", meanwhile)
+    choice, state, _ = choice_of(run)
+    assert number(choice) == 2
+    assert state.versions[3].quarantine is None
+    assert "condemned" in choice.passed_over[0].reason
+
+
+def test_what_a_newer_pawl_wrote_is_passed_over_without_a_verdict(run, monkeypatch):
+    real, key = versions._read_manifest, run.manifest_key(3)
+
+    def newer(store, name, digest):
+        if name == key:
+            raise NewerFormatError("written by a newer Pawl")
+        return real(store, name, digest)
+
+    monkeypatch.setattr(versions, "_read_manifest", newer)
+    choice, state, _ = choice_of(run)
+    assert number(choice) == 2
+    assert choice.passed_over[0].reason == "written by a newer Pawl"
+    assert state.versions[3].rung == "committed"
+
+
+# --- a jump against what came before ---------------------------------------------------------------------------------
+
+
+def test_a_jump_against_the_newest_judged_version_is_not_sound(run):
+    run.judge(2, check="verified")
+    assert number(choice_of(run)[0]) == 3
+    run.log.refresh()
+    run.fence = start_attempt(run.log, flow_run_id="f", run_count=2)
+    run.commit(40, content=100.0)
+    choice, state, _ = choice_of(run)
+    assert number(choice) == 3
+    assert "a factor of 100; 10 is allowed" in state.versions[4].quarantine
+
+
+# --- forks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_fork_starts_from_its_origin_until_it_has_a_version(run):
+    child = run.fork(2, "child")
+    choice, state, fence = choice_of(child)
+    assert choice.point.foreign
+    assert (choice.point.run, choice.point.step) == ("run", 20)
+    assert choice.point.manifest_key == run.manifest_key(2)
+    assert state.attempts[fence].resume_origin == state.origin
+    child.log.refresh()
+    child.fence = fence
+    child.commit(25)
+    choice, _, _ = choice_of(child)
+    assert (choice.point.run, number(choice), choice.point.foreign) == ("child", 1, False)
+
+
+def test_a_fork_whose_origin_is_bad_or_gone_does_not_start_from_nothing(run):
+    child = run.fork(2, "child")
+    spoil(run, run.shard_keys(2)[0])
+    with pytest.raises(VersionNotFoundError, match="whose bytes are bad"):
+        choice_of(child)
+    run.log.refresh().pins.clear()  # whoever deletes a run with forks does so by force
+    run.append(RunDeleted())
+    create_run(run.store, "run", by={})
+    with pytest.raises(VersionNotFoundError, match="which is gone"):
+        choice_of(child)

@@ -1,0 +1,132 @@
+import os
+import shutil
+import types
+from pathlib import Path
+
+import pytest
+
+from ray_workers.staging import StagingRing
+from ray_workers.staging_files import StagingFolder
+from ray_workers.store.errors import InvalidInputError, StoreRefusedError
+
+RUN, OTHER = "a" * 32, "b" * 32
+
+
+def staging(folder, *, fence=5, run_id=RUN):
+    return StagingFolder(folder=folder, run_id=run_id, fence=fence)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_ring_gives_each_buffer_to_one_save_at_a_time(tmp_path):
+    ring = StagingRing(staging(tmp_path).allocate(0, count=2, size=5000))
+    assert ring.size == 5000
+    assert ring.idle
+    first, second = ring.take(), ring.take()
+    assert first is not None
+    assert second is not None
+    assert first.path != second.path
+    assert ring.take() is None
+    ring.give_back(first.path)
+    assert not ring.idle
+    assert ring.take() is first
+    ring.give_back(first.path)
+    ring.give_back(first.path)  # told twice, it is still one buffer
+    ring.give_back("/unknown")
+    assert ring.take() is first
+    assert ring.take() is None
+    ring.close()
+
+
+def test_bytes_written_into_a_buffer_are_what_another_process_reads(tmp_path):
+    paths = staging(tmp_path).allocate(0, count=1, size=10)
+    ring = StagingRing(paths)
+    buffer = ring.take()
+    assert buffer is not None
+    buffer.memory[:] = b"0123456789"
+    assert Path(paths[0]).read_bytes() == b"0123456789"
+    again = StagingRing(paths)  # a worker that died maps the file again
+    again.close()
+    ring.close()
+    assert ring.take() is None
+
+
+def test_files_are_reserved_private_and_replaced(tmp_path):
+    folder = staging(tmp_path)
+    first = folder.allocate(1, count=2, size=4096)
+    assert [Path(path).stat().st_size for path in first] == [4096, 4096]
+    assert Path(first[0]).stat().st_mode & 0o777 == 0o600
+    assert Path(first[0]).stat().st_blocks * 512 >= 4096  # reserved, not sparse
+    kept = folder.allocate(0, count=1, size=10)
+    folder.allocate(1, count=1, size=8192)
+    assert [(tmp_path / name).stat().st_size for name in names(tmp_path)] == [10, 8192]
+    assert folder.owns(kept[0])
+    assert not folder.owns(first[1])
+
+
+def test_leftovers_of_closed_fences_are_removed_and_nothing_else(tmp_path):
+    old = staging(tmp_path, fence=3).allocate(0, count=2, size=10)
+    newer = staging(tmp_path, fence=9).allocate(0, count=1, size=10)
+    other = staging(tmp_path, fence=3, run_id=OTHER).allocate(0, count=1, size=10)
+    mine = staging(tmp_path).allocate(0, count=1, size=10)
+    strange = tmp_path / f"pawl-{RUN[:16]}-3-notes.txt"
+    strange.touch()
+    assert staging(tmp_path).remove_leftovers() == len(old)
+    left = [Path(path).name for path in (*newer, *other, *mine)]
+    assert names(tmp_path) == sorted([*left, strange.name])
+    assert not staging(tmp_path).owns(newer[0])
+    assert not staging(tmp_path).owns(other[0])
+    assert not staging(tmp_path).owns("/etc/passwd")
+
+
+def test_release_removes_this_attempts_files_of_one_rank_or_all(tmp_path):
+    folder = staging(tmp_path)
+    old = staging(tmp_path, fence=4).allocate(0, count=1, size=10)
+    for rank in (0, 1, 11):
+        folder.allocate(rank, count=1, size=10)
+    folder.release(1)
+    assert len(names(tmp_path)) == 3
+    folder.release()
+    assert [str(tmp_path / name) for name in names(tmp_path)] == old
+
+
+def test_a_mapping_outlives_its_file(tmp_path):
+    folder = staging(tmp_path)
+    ring = StagingRing(folder.allocate(0, count=1, size=10))
+    folder.release()
+    buffer = ring.take()
+    assert buffer is not None
+    buffer.memory[:] = bytes(10)
+    ring.close()
+
+
+def test_too_little_memory_is_refused_before_a_file_is_made(tmp_path, monkeypatch):
+    usage = types.SimpleNamespace(total=100, used=1, free=99)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(StoreRefusedError, match="--shm-size"):
+        staging(tmp_path).allocate(0, count=2, size=50)
+    assert names(tmp_path) == []
+    staging(tmp_path).allocate(0, count=1, size=99)
+
+
+def test_memory_that_goes_meanwhile_is_refused_and_leaves_no_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StoreRefusedError, match="No space left on device"):
+        staging(tmp_path).allocate(0, count=1, size=50)
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InvalidInputError, match="staging_dir"):
+        staging(tmp_path / "absent").allocate(0, count=1, size=1)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_buffer_of_nothing_is_refused(tmp_path, size):
+    with pytest.raises(InvalidInputError, match="at least one byte"):
+        staging(tmp_path).allocate(0, count=1, size=size)
