@@ -3,6 +3,7 @@
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -18,7 +19,7 @@ LOOP = "my_project.train:loop"
 @pytest.fixture
 def flow(monkeypatch, tmp_path):
     """The calls that would have run the flow; none of it starts."""
-    calls: list[dict] = []
+    calls: list[dict[str, Any]] = []
 
     def run_flow(parameters, *, retries):
         calls.append({**parameters, "retries": retries})

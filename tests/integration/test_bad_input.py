@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import flows.train as flow_module
 from deployments.cli import pawl
+from ray_workers.config import Validation
 from ray_workers.store.attempts import read_run, start_attempt, this_process
 from ray_workers.store.errors import (
     DigestMismatchError,
@@ -291,11 +292,17 @@ def test_a_retry_forks_and_rolls_back_no_second_time(calls: Calls) -> None:
 
     calls.act = fail_once
     flow = flow_module.train.with_options(retries=1, retry_delay_seconds=0)
-    arguments = {"storage": "store", "validation": {"required": "committed"}, "return_state": True}
-    assert flow("pawl_project:loop", run="fork", resume="run@1", **arguments).is_completed()
+
+    def train(run: str) -> State[Any]:
+        checks = Validation(required="committed")
+        return flow(
+            "pawl_project:loop", run=run, storage="store", validation=checks, resume="run@1", return_state=True
+        )  # fmt: skip
+
+    assert train("fork").is_completed()
     assert [(p.run, p.name.number, p.foreign) for p in calls] == [("run", 1, True)] * 2
     assert len(read_run(made.store, "run").pins) == 1
-    assert flow("pawl_project:loop", run="run", resume="run@1", **arguments).is_completed()
+    assert train("run").is_completed()
     assert [(p.run, p.name.number) for p in calls[2:]] == [("run", 1)] * 2
     slots = [v.abandoned for v in read_run(made.store, "run").versions.values()]
     assert slots == [False, True]

@@ -253,7 +253,7 @@ def test_a_spent_budget_ends_the_attempt_and_a_retry_resumes(tmp_path):
     state = read_run(run.target.open().store, "run")
     assert [v.step for v in reversed(state.newest_first())] == [2, 4]
     again = patient_process(tmp_path).attempt(small_loop())
-    assert again.point.step == 4
+    assert again.resumed.step == 4
 
 
 def test_a_training_that_is_overtaken_ends_there(tmp_path):

@@ -65,7 +65,7 @@ BAD: list[tuple[Any, dict[str, Any]]] = [
     (Scaling, {"workers": -1}),
     (Scaling, {"cpus_per_worker": 0}),
     (Scaling, {"gpus_per_worker": -1}),
-    (Scaling, {"wokers": 2}),
+    (Scaling, {"workerz": 2}),
     (Saving, {"every_steps": 0}),
     (Saving, {"every_epochs": 0}),
     (Saving, {"every_seconds": 0}),

@@ -7,7 +7,7 @@ import pytest
 from ray_workers import opening_attempt
 from ray_workers.opening_attempt import Applicant, open_attempt
 from ray_workers.resume import ResumeSpec
-from ray_workers.store.attempts import end_attempt, read_run, run_names, this_process
+from ray_workers.store.attempts import end_attempt, read_run, run_names, start_attempt, this_process
 from ray_workers.store.bodies import Condemn, Retire
 from ray_workers.store.errors import (
     FenceLostError,
@@ -120,7 +120,8 @@ def test_a_later_try_of_the_same_flow_run_follows_the_earlier(store):
 
 def test_of_two_that_start_at_once_one_is_refused(store, monkeypatch):
     """The other comes between this one's look at the log and its record."""
-    real, other = opening_attempt.start_attempt, []
+    real = start_attempt
+    other: list[str] = []
 
     def late(log, **values):
         if not other:

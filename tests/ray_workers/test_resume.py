@@ -12,7 +12,7 @@ from ray_workers.store.bodies import Condemn, Retire, RolledBack, RunDeleted
 from ray_workers.store.errors import FenceLostError, NewerFormatError, VersionNotFoundError
 from ray_workers.store.log import RunLog
 from ray_workers.store.memory import MemoryStore
-from ray_workers.validation import SoundnessPolicy
+from ray_workers.validation import SoundnessPolicy, validate
 from tests.support.factories import MadeUpRun
 
 
@@ -82,12 +82,14 @@ def test_whatever_is_required_every_byte_is_read_back(run, required, rung):
 def test_the_choice_is_recorded_before_a_byte_is_read(run, monkeypatch):
     run.judge(3, check="verified")
     run.judge(3)
-    seen = []
-    real = resume.verify_bytes
+    seen: list[int] = []
+    real = versions.verify_bytes
 
     def reading(store, name, version):
-        state = read_run(store, name)
-        seen.append(state.attempts[state.open_fence].resume.number)
+        chosen = read_run(store, name).open_attempt
+        assert chosen is not None
+        assert chosen.resume is not None
+        seen.append(chosen.resume.number)
         return real(store, name, version)
 
     monkeypatch.setattr(resume, "verify_bytes", reading)
@@ -98,7 +100,7 @@ def test_the_choice_is_recorded_before_a_byte_is_read(run, monkeypatch):
 def test_each_candidate_passed_over_has_its_reason(run):
     run.judge(3, reason="a person said so")
     spoil(run, run.shard_keys(2)[0])
-    told = []
+    told: list[str] = []
     choice, state, fence = choice_of(run, tell=told.append)
     assert number(choice) == 1
     reasons = {p.version.number: p.reason for p in state.attempts[fence].passed_over}
@@ -155,7 +157,7 @@ def test_an_overtaken_attempt_chooses_nothing(run):
 
 
 def test_a_version_condemned_meanwhile_is_passed_over_and_not_called_damaged(run, monkeypatch):
-    real = resume.validate
+    real = validate
 
     def meanwhile(store, name, version, **values):
         if version.number == 3:

@@ -22,8 +22,7 @@ def names(folder):
 
 def test_a_ring_gives_each_buffer_to_one_save_at_a_time(tmp_path):
     ring = StagingRing(staging(tmp_path).allocate(0, count=2, size=5000))
-    assert ring.size == 5000
-    assert ring.idle
+    assert (ring.size, ring.idle) == (5000, True)
     first, second = ring.take(), ring.take()
     assert first is not None
     assert second is not None

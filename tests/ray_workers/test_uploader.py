@@ -36,7 +36,8 @@ def test_the_shard_is_stored_under_its_fence_with_its_digest(tmp_path):
 
 @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.LOSE_RESPONSE])
 def test_every_try_has_a_key_of_its_own(tmp_path, fault):
-    store, pauses = FaultyStore(MemoryStore(), {1: fault, 2: fault}), []
+    store = FaultyStore(MemoryStore(), {1: fault, 2: fault})
+    pauses: list[float] = []
     report = uploader(store, pauses=pauses).upload(staged(tmp_path), 9)
     tried = [call.key for call in store.calls if call.verb == "put"]
     assert len(set(tried)) == 3

@@ -36,6 +36,12 @@ class Finished:
     state: RunState
     manager: CheckpointManager
 
+    @property
+    def resumed(self) -> ResumePoint:
+        """The resume point of an attempt that must have had one."""
+        assert self.point is not None
+        return self.point
+
 
 @dataclass(slots=True, kw_only=True)
 class OneProcess:
