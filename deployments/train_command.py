@@ -42,6 +42,11 @@ _INTERRUPTED = 130
 @click.option("--cpus-per-worker", type=float, help="CPUs each worker asks for.")
 @click.option("--gpus-per-worker", type=float, help="GPUs each worker asks for.")
 @click.option("--ray-address", help="Join this Ray cluster instead of starting one.")
+@click.option(
+    "--on-changed-workers",
+    type=click.Choice(["refuse", "reshard"]),
+    help="When another number of workers saved the version: refuse (default), or reshard.",
+)
 @click.option("--every-steps", type=int, help="Save every N steps.")
 @click.option("--every-epochs", type=int, help="Save at the end of every N epochs (default 1).")
 @click.option("--every-seconds", type=float, help="Save when N seconds have passed.")
@@ -128,6 +133,7 @@ def _parameters(entrypoint: str, config: dict[str, Any], options: dict[str, Any]
                     cpus_per_worker=options["cpus_per_worker"],
                     gpus_per_worker=options["gpus_per_worker"],
                     ray_address=options["ray_address"],
+                    on_changed_workers=options["on_changed_workers"],
                 )
             ),
             "saving": Saving(

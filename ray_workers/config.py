@@ -38,6 +38,13 @@ class Scaling(_Settings):
         default=None,
         description="Address of an existing Ray cluster ('auto' on one of its nodes). Empty: start one for this run.",
     )
+    on_changed_workers: Literal["refuse", "reshard"] = Field(
+        default="refuse",
+        description=(
+            "When the version to resume was saved by another number of workers: 'refuse', or 'reshard' (same order of "
+            "samples, new random streams)."
+        ),
+    )
 
 
 class Saving(_Settings):

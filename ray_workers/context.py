@@ -37,6 +37,8 @@ class TrainingContext:
     buffers: int
     pipeline: SavePipeline
     announcer: Announcer | None = None
+    on_changed_workers: str = "refuse"
+    """`refuse`, or `reshard`: what to do with a version that another number of workers saved."""
 
 
 _current: TrainingContext | None = None

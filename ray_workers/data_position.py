@@ -1,7 +1,8 @@
 """Where training stands in its data: the epoch, the loader's own state, and how both come back.
 
 A loader with `state_dict` and `load_state_dict` (torchdata's StatefulDataLoader) is positioned exactly. Any other
-loader is positioned by taking and dropping the batches already seen, which is exact if its order is.
+loader is positioned by taking and dropping the batches already seen, which is exact if its order is. A loader whose
+batch sampler is `sampling.GlobalBatches` can also be positioned by another number of workers.
 """
 
 from __future__ import annotations
@@ -35,14 +36,42 @@ class DataPosition:
         return {
             "epoch": self.epoch,
             "batches": self._batches,
+            "samples": self._samples(),
             "loader": self._loader.state_dict() if inside and self._loader is not None else None,
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue from `state` at the next iteration."""
+        """Continue from `state` at the next iteration.
+
+        Raises:
+            StateMismatchError: it comes from another number of workers, and this loader cannot be positioned by samples.
+        """
         self.epoch = state["epoch"]
         self._batches = state["batches"]
+        if state.get("resharded") and self._batches:
+            self._batches = self._batches_at(state["samples"])
         self._resume_at = state
+
+    def _samples(self) -> int | None:
+        """Samples of the running epoch taken by all ranks together; None where that is not known."""
+        sampler = self._global_sampler
+        return None if sampler is None else self._batches * int(sampler.global_batch)
+
+    @property
+    def _global_sampler(self) -> Any | None:
+        sampler = getattr(self._loader, "batch_sampler", None)
+        return sampler if hasattr(sampler, "start_at") else None
+
+    def _batches_at(self, samples: int | None) -> int:
+        sampler = self._global_sampler
+        if samples is None or sampler is None:
+            raise StateMismatchError(
+                "The version was saved in the middle of an epoch by another number of workers, and the position of its "
+                "loader belongs to a rank each. Use the batch sampler ray_workers.sampling.GlobalBatches, which knows the "
+                "position of all ranks together, or resume from a version saved at the end of an epoch."
+            )
+        sampler.start_at(samples)
+        return samples // int(sampler.global_batch)
 
     def epoch_batches(self, positioned: Callable[[], None]) -> Iterator[Any]:
         """The batches left in the running epoch; afterwards the next epoch is the running one.
@@ -66,7 +95,10 @@ class DataPosition:
         self._batches = 0
 
     def _continued(self, resume: dict[str, Any]) -> Iterator[Any]:
-        loader = self._loader
+        loader, sampler = self._loader, self._global_sampler
+        if resume.get("resharded") and sampler is not None:
+            sampler.start_at(resume["samples"])
+            return iter(loader or ())
         if (
             resume["loader"] is not None
             and loader is not None

@@ -7,9 +7,10 @@ from typing import Any
 
 from ray_workers.messages import ResumePoint
 from ray_workers.planners import SHARED_PREFIX
+from ray_workers.resharding import check_worker_count, reshard, sources
 from ray_workers.shard_reading import read_tensors
 from ray_workers.state_join import join
-from ray_workers.store.errors import DigestMismatchError, StateMismatchError
+from ray_workers.store.errors import DigestMismatchError
 from ray_workers.store.manifest import Manifest, check_coverage
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.shards import ShardEntry, read_shard
@@ -53,17 +54,22 @@ class ShardCache:
         return self._read[entry.key]
 
 
-def restore_rank(rank: int, world_size: int, manifest: Manifest, cache: ShardCache) -> Any:
-    """The state that this rank alone saved: RNG, data position, metric series.
+def restore_rank(
+    rank: int, world_size: int, manifest: Manifest, cache: ShardCache, *, rule: str = "refuse"
+) -> Any:
+    """The state that this rank alone saved: RNG, data position, metric series; by `rule` also for other ranks.
 
     Raises:
-        StateMismatchError: the version was saved by another number of workers.
+        StateMismatchError: the version was saved by another number of workers, and `rule` is not `reshard`.
     """
-    if manifest.world_size != world_size:
-        raise StateMismatchError(
-            f"The version was saved by {manifest.world_size} workers and is to be restored by {world_size}: random "
-            "streams and data positions belong to a rank each and cannot be divided. Train with "
-            f"{manifest.world_size} workers, or start another run from its weights."
-        )
+    saved = manifest.world_size
+    check_worker_count(saved, world_size, rule)
+    if saved == world_size:
+        return _rank_state(rank, manifest, cache)
+    lead, own = (_rank_state(source, manifest, cache) for source in sources(rank, saved))
+    return reshard(lead, own, rank=rank, world_size=world_size)
+
+
+def _rank_state(rank: int, manifest: Manifest, cache: ShardCache) -> Any:
     tensors = read_tensors(manifest, cache.read, prefix=rank_prefix(rank))
     return join(manifest.rank_plain[rank], tensors)

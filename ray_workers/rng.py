@@ -5,6 +5,7 @@ All are rank-local state: after a resume each rank goes on with its own numbers.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from ray_workers.store.errors import StateMismatchError
 
-__all__ = ["capture", "restore"]
+__all__ = ["capture", "derive", "restore"]
 
 
 def capture() -> dict[str, Any]:
@@ -27,6 +28,28 @@ def capture() -> dict[str, Any]:
         "cuda": [torch.cuda.get_rng_state(device) for device in range(devices)],
         "numpy": np.random.get_state(legacy=False),
         # 625 words: an array goes to the shard, a tuple would go to the manifest.
+        "python": {"version": version, "words": np.array(words, dtype=np.uint32), "gauss": gauss},
+    }
+
+
+def derive(state: Mapping[str, Any], *, world_size: int, rank: int) -> dict[str, Any]:
+    """A state of its own for `rank` of `world_size` ranks, from one that `capture` made; the same one every time.
+
+    For a number of ranks other than the one that was saved: their streams cannot be divided or made up.
+    """
+    digest = hashlib.sha256(f"pawl ranks {world_size} {rank}".encode())
+    digest.update(np.asarray(state["torch"]).tobytes())
+    digest.update(np.asarray(state["python"]["words"]).tobytes())
+    seed = int.from_bytes(digest.digest()[:8], "big") >> 1  # torch takes 64 bits with a sign
+    version, words, gauss = random.Random(seed).getstate()  # noqa: S311 - training, not secrets
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = torch.cuda.device_count() if started else 0
+    return {
+        "torch": torch.Generator().manual_seed(seed).get_state(),
+        "cuda": [
+            torch.Generator(f"cuda:{d}").manual_seed(seed + d).get_state() for d in range(devices)
+        ],
+        "numpy": np.random.RandomState(np.random.MT19937(seed)).get_state(legacy=False),
         "python": {"version": version, "words": np.array(words, dtype=np.uint32), "gauss": gauss},
     }
 

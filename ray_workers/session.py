@@ -350,7 +350,9 @@ class CheckpointSession:
             warn_about_changes(manifest.environment)
 
     def _restore_state(self, parts: TrainingParts, manifest: Manifest, cache: ShardCache) -> None:
-        local = restore_rank(self.rank, self.world_size, manifest, cache)
+        local = restore_rank(
+            self.rank, self.world_size, manifest, cache, rule=self._context.on_changed_workers
+        )
         restore(parts, manifest, cache.read)
         self._position.load(local["data"])
         self._series.load(local["series"])

@@ -34,6 +34,7 @@ class WorkerJob:
     resume: ResumePoint | None
     thresholds: SaveThresholds
     buffers: int
+    on_changed_workers: str = "refuse"
 
 
 def run_worker(job: WorkerJob) -> None:
@@ -53,6 +54,7 @@ def run_worker(job: WorkerJob) -> None:
         resume=job.resume,
         thresholds=job.thresholds,
         buffers=job.buffers,
+        on_changed_workers=job.on_changed_workers,
         pipeline=RayPipeline(agent, rank),
         announcer=RayAnnouncer(job.target.url, job.run, rank),
     )

@@ -133,6 +133,7 @@ def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
             every_seconds=job.saving.every_seconds,
         ),
         buffers=job.saving.buffers,
+        on_changed_workers=scaling.on_changed_workers,
     )
     resources = {"CPU": scaling.cpus_per_worker}
     if scaling.gpus_per_worker:

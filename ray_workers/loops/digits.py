@@ -16,21 +16,23 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DistributedSampler, TensorDataset
+from torch.utils.data import TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from ray_workers.context import current_context
 from ray_workers.datasets import DatasetRecord, ensure_dataset, parquet_bytes, read_parquet
 from ray_workers.loops.seeding import seed_worker
 from ray_workers.loops.settings import number, read_settings
+from ray_workers.sampling import GlobalBatches
 from ray_workers.session import CheckpointSession
-from ray_workers.store.errors import InvalidInputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     epochs: int = number(6, low=1)
     batch_size: int = number(32, low=2)  # of one worker; one sample has no variance
+    global_batch: int = number(0, low=0)
+    """Samples of all workers in one step, divided among them; 0: `batch_size` for each."""
     lr: float = number(1e-3, low=0)
     hidden: int = number(64, low=1, below=65_536)
     dropout: float = number(0.1, low=0, below=1)
@@ -74,19 +76,14 @@ def build(
         # another order, and a resumed run would get other bits. Two have but one sum.
         model = DistributedDataParallel(model, find_unused_parameters=world > 2)  # noqa: PLR2004
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
-    sampler: DistributedSampler[Any] = DistributedSampler(samples, world, rank, seed=settings.seed)
-    if settings.batch_size > len(sampler):
-        raise InvalidInputError(
-            f"The setting 'batch_size' is {settings.batch_size}, but a worker has only {len(sampler)} samples: "
-            "make it smaller, or take fewer workers."
-        )
-    loader = StatefulDataLoader(
-        samples,
-        batch_size=settings.batch_size,
-        sampler=sampler,
-        drop_last=True,  # a last batch of one sample has no variance
-        num_workers=settings.loader_workers,
+    batches = GlobalBatches(
+        len(samples),
+        global_batch=settings.global_batch or settings.batch_size * world,
+        rank=rank,
+        world_size=world,
+        seed=settings.seed,
     )
+    loader = StatefulDataLoader(samples, batch_sampler=batches, num_workers=settings.loader_workers)
     seed_worker(settings.seed + rank)  # from here on only dropout draws: other on every rank
     return model, optimizer, loader
 

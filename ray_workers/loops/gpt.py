@@ -14,7 +14,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.utils.data import DistributedSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from ray_workers.context import current_context
@@ -23,6 +22,7 @@ from ray_workers.loops.gpt_model import GPT
 from ray_workers.loops.language_reference import Windows, text_parquet, to_text
 from ray_workers.loops.seeding import seed_worker
 from ray_workers.loops.settings import number, read_settings
+from ray_workers.sampling import GlobalBatches
 from ray_workers.session import CheckpointSession
 from ray_workers.store.errors import InvalidInputError
 
@@ -33,6 +33,8 @@ class Settings:
     steps_per_epoch: int = number(50, low=1)
     batch_size: int = number(16, low=1)
     """Windows of one worker in one step."""
+    global_batch: int = number(0, low=0)
+    """Windows of all workers in one step, divided among them; 0: `batch_size` for each."""
     block: int = number(64, low=1, below=65_536)
     """Bytes of context."""
     layers: int = number(2, low=1, below=1000)
@@ -81,11 +83,12 @@ def build(
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.lr)
-    windows = Windows(text, length=s.block + 1, count=s.steps_per_epoch * s.batch_size * world)
-    sampler: DistributedSampler[Tensor] = DistributedSampler(windows, world, rank, seed=s.seed)
-    loader = StatefulDataLoader(
-        windows, batch_size=s.batch_size, sampler=sampler, num_workers=s.loader_workers
+    step_windows = s.global_batch or s.batch_size * world
+    windows = Windows(text, length=s.block + 1, count=s.steps_per_epoch * step_windows)
+    batches = GlobalBatches(
+        len(windows), global_batch=step_windows, rank=rank, world_size=world, seed=s.seed
     )
+    loader = StatefulDataLoader(windows, batch_sampler=batches, num_workers=s.loader_workers)
     seed_worker(s.seed + rank)  # from here on only dropout draws: other on every rank
     return model, optimizer, loader
 

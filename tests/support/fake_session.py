@@ -47,7 +47,7 @@ class FakeSession:
     def batches(self, *, epochs: int) -> Iterator[Any]:
         loader, resume = self.parts["loader"], self.version
         while self.epoch < epochs:
-            loader.sampler.set_epoch(self.epoch)
+            loader.batch_sampler.set_epoch(self.epoch)
             if resume is not None:
                 loader.load_state_dict(resume["loader"])
             batches = iter(loader)

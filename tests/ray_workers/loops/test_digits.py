@@ -124,7 +124,7 @@ def test_the_data_are_put_once(tmp_path):
 
 
 def test_a_batch_larger_than_a_workers_share_is_refused():
-    with pytest.raises(InvalidInputError, match="a worker has only 1797 samples"):
+    with pytest.raises(InvalidInputError, match="the data set has only 1797"):
         build(Settings(batch_size=1798), digits())
 
 
