@@ -9,7 +9,7 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ from ray_workers.store.run_state import RunState, VersionState, rung_at_least
 from ray_workers.store.shards import read_shard
 
 __all__ = [
+    "COMPUTED",
     "UNREADABLE",
     "CheckResult",
     "PickBest",
@@ -40,7 +41,11 @@ __all__ = [
     "verify_bytes",
 ]
 
-_REFERENCE = re.compile(r"(?P<run>[^@]+)@(?P<version>latest|sound|best|[0-9]{1,18})")
+_TAG = r"[A-Za-z](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
+_REFERENCE = re.compile(rf"(?P<run>[^@]+)@(?P<version>[0-9]{{1,18}}|{_TAG})")
+
+COMPUTED = ("latest", "sound", "best")
+"""Names that a tag cannot take: what they mean is computed."""
 
 PickBest = Callable[[list[VersionState]], VersionState | None]
 
@@ -59,11 +64,11 @@ class CheckResult:
 
 
 def parse_reference(text: str) -> tuple[str, str]:
-    """`RUN@3`, `RUN@latest`, `RUN@sound`, `RUN@best` as (run, version). Raises `InvalidInputError`."""
+    """`RUN@3`, `RUN@TAG`, `RUN@latest`, `RUN@sound`, `RUN@best` as (run, version). Raises `InvalidInputError`."""
     match = _REFERENCE.fullmatch(text)
     if match is None:
         raise InvalidInputError(
-            f"{text[:200]!r} names no version: write RUN@NUMBER, RUN@latest, RUN@sound or RUN@best."
+            f"{text[:200]!r} names no version: write RUN@NUMBER, RUN@TAG, RUN@latest, RUN@sound or RUN@best."
         )
     return keys.check_run_name(match["run"]), match["version"]
 
@@ -73,7 +78,7 @@ def find_version(state: RunState, version: str, *, best: PickBest | None = None)
 
     Args:
         state: the run.
-        version: a number, `latest`, `sound` or `best`.
+        version: a number, `latest`, `sound`, `best`, or a tag.
         best: picks the best of the versions given, newest first; needed for `best` alone.
     """
     readable = [v for v in state.newest_first() if v.readable and not v.abandoned]
@@ -84,16 +89,25 @@ def find_version(state: RunState, version: str, *, best: PickBest | None = None)
         found = next((v for v in readable if rung_at_least(v.rung, "sound")), None)
     elif version == "latest":
         found = next(iter(readable), None)
+    elif version != "best":
+        found = state.versions.get(state.tags.get(version, 0))
     elif best is None:
         raise InternalError(f"Nobody said how to pick version {version!r}.")
     else:
         found = best([v for v in readable if v.quarantine is None])
     if found is None:
-        numbers = ", ".join(str(v.number) for v in readable[:10]) or "none"
-        raise VersionNotFoundError(
-            f"Run {state.run!r} has no version {version!r}. Its newest versions: {numbers}."
-        )
+        raise _not_found(state, version, readable)
     return found
+
+
+def _not_found(
+    state: RunState, version: str, readable: Sequence[VersionState]
+) -> VersionNotFoundError:
+    numbers = ", ".join(str(v.number) for v in readable[:10]) or "none"
+    named = f" Its tags: {', '.join(sorted(state.tags)[:10])}." if state.tags else ""
+    return VersionNotFoundError(
+        f"Run {state.run!r} has no version {version!r}. Its newest versions: {numbers}.{named}"
+    )
 
 
 def best_version(

@@ -33,14 +33,16 @@ def run(tmp_path):
     return made
 
 
-@pytest.mark.parametrize("version", ["1", "007", "latest", "sound", "best"])
+@pytest.mark.parametrize(
+    "version", ["1", "007", "latest", "sound", "best", "production", "v1.2-rc_3"]
+)
 def test_a_reference_names_run_and_version(version):
     assert parse_reference(f"my-run.2@{version}") == ("my-run.2", version)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["digits", "digits@", "@3", "a@b@3", "digits@newest", "digits@-1", "digits@3.5", "digits@²", "Digits@3", "../x@1",
+    ["digits", "digits@", "@3", "a@b@3", "digits@-1", "digits@ab-", "digits@" + "a" * 65, "digits@3.5", "digits@²", "Digits@3", "../x@1",
      "digits@" + "9" * 5000],
 )  # fmt: skip
 def test_what_names_no_version_is_refused_in_a_sentence(text):
@@ -62,6 +64,15 @@ def test_words_pick_among_what_is_readable_and_not_abandoned(run):
     assert find_version(state, "latest").number == 1
     assert find_version(state, "sound").number == 1
     assert find_version(state, "3").abandoned
+
+
+def test_a_tag_picks_its_version_and_missing_ones_are_told_with_those_there(run):
+    run.commit(10)
+    run.commit(20)
+    run.tag("production", 1)
+    assert find_version(run.log.refresh(), "production").number == 1
+    with pytest.raises(VersionNotFoundError, match=r"no version 'prod'.*Its tags: production"):
+        find_version(run.log.refresh(), "prod")
 
 
 @pytest.mark.parametrize("version", ["4", "0", "sound"])
