@@ -25,7 +25,8 @@ _INTERRUPTED = 130
 @click.argument("entrypoint")
 @click.option("--run", help="Name of the run; the same name continues it.")
 @click.option(
-    "--storage", help="Folder or s3://bucket/prefix. Default: PAWL_STORAGE, else ./pawl-store."
+    "--storage",
+    help="Folder, s3://bucket/prefix or pawl-storage/NAME. Default: PAWL_STORAGE, else ./pawl-store.",
 )
 @click.option(
     "--set",

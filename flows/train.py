@@ -38,7 +38,7 @@ def train(
         entrypoint: The training loop as module:function, importable from code_dir.
         config: Hyperparameters for the loop. Stored with every version; never put secrets here.
         run: Name of the run. The same name continues the same run. Empty: the flow run's own id.
-        storage: Folder or s3://bucket/prefix. Empty: PAWL_STORAGE, else ./pawl-store.
+        storage: Folder, s3://bucket/prefix, or a storage block as pawl-storage/NAME. Empty: PAWL_STORAGE, else ./pawl-store.
         scaling: How many workers, of what size, on which Ray cluster.
         saving: When to save, and what happens when saving fails.
         validation: How far a version must be trusted before training resumes from it.

@@ -38,6 +38,10 @@ class Scaling(_Settings):
         default=None,
         description="Address of an existing Ray cluster ('auto' on one of its nodes). Empty: start one for this run.",
     )
+    cluster: str | None = Field(
+        default=None,
+        description="Name of a cluster block, as in pawl-cluster/main, instead of an address.",
+    )
     on_changed_workers: Literal["refuse", "reshard"] = Field(
         default="refuse",
         description=(

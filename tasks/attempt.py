@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from ray_workers.store.keys import check_run_name
 from ray_workers.store.opening import StorageTarget
 from ray_workers.store.run_state import AttemptState, RunState
 from ray_workers.store.versions import load_manifest
+from tasks.blocks import storage_target, use_cluster
 from tasks.run_identity import (
     RunIdentity,
     active_flow_run,
@@ -37,8 +37,6 @@ from tasks.run_identity import (
 )
 
 __all__ = ["Attempt", "TrainRequest", "describe_request", "take_fence"]
-
-DEFAULT_STORAGE = "./pawl-store"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +83,8 @@ def describe_request(values: Mapping[str, Any]) -> TrainRequest:
             entrypoint=values["entrypoint"],
             config=check_training_config(values["config"] or {}),
             run=check_run_name(values["run"] or identity.flow_run_id),
-            target=StorageTarget(
-                values["storage"] or os.environ.get("PAWL_STORAGE") or DEFAULT_STORAGE
-            ),
-            scaling=values["scaling"],
+            target=storage_target(values["storage"]),
+            scaling=use_cluster(values["scaling"]),
             saving=values["saving"],
             validation=values["validation"],
             retention=values["retention"],

@@ -19,6 +19,9 @@ class S3Credentials:
     session_token: str | None = field(default=None, repr=False)
     region: str | None = None
     endpoint_url: str | None = None
+    encryption: str | None = None
+    """What the server encrypts each object with: `AES256`, `aws:kms` or `aws:kms:dsse`; None leaves it to the bucket."""
+    kms_key_id: str | None = None
 
     def __post_init__(self) -> None:
         if (self.access_key_id is None) != (self.secret_access_key is None):

@@ -68,6 +68,10 @@ def client_settings(
     if endpoint:
         # Both, because the second one in the environment would win over the first one here.
         config |= {"endpoint": endpoint, "aws_endpoint_url_s3": endpoint}
+    if credentials.encryption:
+        config["server_side_encryption"] = credentials.encryption
+    if credentials.kms_key_id:
+        config["sse_kms_key_id"] = credentials.kms_key_id
     settings: dict[str, Any] = {
         "config": config,
         "client_options": {

@@ -126,3 +126,19 @@ def test_nothing_of_the_client_shows_the_keys():
     )
     assert "CANARY" not in repr(settings)
     assert "CANARY" not in repr(S3Store("bucket", "", KEYS))
+
+
+def test_encryption_at_rest_is_asked_for_with_every_object_written():
+    with s3_stub(lambda _: Answer(headers=HEADERS)) as stub:
+        keys = S3Credentials(
+            access_key_id="ours",
+            secret_access_key="secret",
+            endpoint_url=stub.url,
+            encryption="aws:kms",
+            kms_key_id="key-1",
+        )
+        S3Store("bucket", "", keys).put("a", b"x")
+        S3Store("bucket", "", keys).put_if_absent("b", b"x")
+        sent = [request.headers for request in stub.requests]
+    assert [h["x-amz-server-side-encryption"] for h in sent] == ["aws:kms"] * 2
+    assert [h["x-amz-server-side-encryption-aws-kms-key-id"] for h in sent] == ["key-1"] * 2
