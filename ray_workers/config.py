@@ -36,7 +36,10 @@ class Scaling(_Settings):
     gpus_per_worker: float = Field(default=0, ge=0, description="GPUs that each worker asks for.")
     ray_address: str | None = Field(
         default=None,
-        description="Address of an existing Ray cluster ('auto' on one of its nodes). Empty: start one for this run.",
+        description=(
+            "An existing Ray cluster: http://host:8265 starts a Ray job there, which outlives this flow run; host:6379 or "
+            "'auto' joins it from one of its nodes. Empty: start one for this run."
+        ),
     )
     cluster: str | None = Field(
         default=None,
@@ -49,6 +52,21 @@ class Scaling(_Settings):
             "samples, new random streams)."
         ),
     )
+
+    @property
+    def jobs_address(self) -> str | None:
+        """The job server that this training runs on; None: the driver is the flow's own process."""
+        address = self.ray_address or ""
+        return address.rstrip("/") if address.startswith(("http://", "https://")) else None
+
+    @model_validator(mode="after")
+    def _is_no_ray_client(self) -> Scaling:
+        if (self.ray_address or "").startswith("ray://"):
+            raise ValueError(
+                "Ray Train does not work over the Ray Client (ray://): give the job server instead, http://host:8265, or "
+                "host:6379 from a node of the cluster"
+            )
+        return self
 
 
 class Saving(_Settings):

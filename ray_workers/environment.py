@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import platform
@@ -51,7 +50,6 @@ def warn_about_changes(before: Mapping[str, str]) -> None:
         )
 
 
-@functools.cache  # read from disk, and asked for at each save
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -11,15 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
+import ray_workers
 from ray_workers.config import Scaling
 from ray_workers.store.errors import InvalidInputError
 
-__all__ = ["NAMESPACE", "ray_cluster"]
+__all__ = ["NAMESPACE", "ray_cluster", "shipped_code"]
 
 NAMESPACE = "pawl"
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
 _EXCLUDED = [".git", ".venv", "pawl-store", ".pawl", "__pycache__"]
+_SETUP_HOOK = "ray_workers.worker_setup.quiet"
+_AUTHENTICATION_HELP = (
+    "If the cluster asks for a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, where the flow "
+    "runs."
+)
 
 
 @contextlib.contextmanager
@@ -63,22 +70,34 @@ def _connect(scaling: Scaling, code_dir: Path) -> None:
             object_store_memory=_OBJECT_STORE_BYTES,
             runtime_env={
                 "env_vars": {"PYTHONPATH": _python_path(code_dir)},
-                "worker_process_setup_hook": "ray_workers.worker_setup.quiet",
+                "worker_process_setup_hook": _SETUP_HOOK,
             },
             **common,
         )
         return
     try:
-        ray.init(
-            address=scaling.ray_address,
-            runtime_env={"working_dir": str(code_dir), "excludes": _EXCLUDED},
-            **common,
-        )
+        ray.init(address=scaling.ray_address, runtime_env=shipped_code(code_dir), **common)
+    except AuthenticationError as error:
+        raise InvalidInputError(
+            f"The Ray cluster at {scaling.ray_address!r} refused this process's token. {_AUTHENTICATION_HELP}"
+        ) from error
     except (ConnectionError, TimeoutError) as error:
         raise InvalidInputError(
-            f"No Ray cluster answers at {scaling.ray_address!r}: {error}. If the cluster asks for a token, set "
-            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH for this process."
+            f"No Ray cluster answers at {scaling.ray_address!r}: {error}. {_AUTHENTICATION_HELP}"
         ) from error
+
+
+def shipped_code(code_dir: Path) -> dict[str, Any]:
+    """The runtime environment of a cluster that others started: the user's project, and this very Pawl.
+
+    No key is in it: Ray shows it to everybody who can see the dashboard.
+    """
+    return {
+        "working_dir": str(code_dir),
+        "py_modules": [str(Path(ray_workers.__file__).parent)],
+        "excludes": _EXCLUDED,
+        "worker_process_setup_hook": _SETUP_HOOK,
+    }
 
 
 def _python_path(code_dir: Path) -> str:

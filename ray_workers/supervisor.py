@@ -26,7 +26,7 @@ from ray_workers.checkpoint_actor import CheckpointActor, actor_name
 from ray_workers.checkpoint_manager import AttemptIdentity
 from ray_workers.messages import PawlEvent
 from ray_workers.node_agent import AgentConfig, Coordinator, NodeAgent, agent_name
-from ray_workers.store.attempts import start_attempt
+from ray_workers.store.attempts import start_incarnation
 from ray_workers.store.clock import utc_now
 from ray_workers.store.errors import ConflictError, PawlError
 from ray_workers.store.log import RunLog
@@ -47,8 +47,6 @@ _VALIDATOR_TRIES = 3
 class Supervision:
     target: StorageTarget
     attempt: AttemptIdentity
-    flow_run_id: str
-    run_count: int
     failure_budget: int
     agent: AgentConfig
     policy: SoundnessPolicy
@@ -170,12 +168,7 @@ class Supervisor:
         """The next incarnation takes its own fence first: from then on its dead predecessor can commit nothing."""
         self._incarnation += 1
         try:
-            fence = start_attempt(
-                self._log,
-                flow_run_id=self._task.flow_run_id,
-                run_count=self._task.run_count,
-                incarnation=self._incarnation,
-            )
+            fence = start_incarnation(self._log, self._attempt.fence, self._incarnation)
         except ConflictError as conflict:
             self._stop = "fence_lost"
             self._tell("fence_lost", conflict.message, **conflict.details)

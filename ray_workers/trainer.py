@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -15,8 +14,7 @@ from ray.train import TrainingFailedError as RayTrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from ray_workers.checkpoint_manager import AttemptIdentity
-from ray_workers.config import Saving, Scaling, Validation
-from ray_workers.messages import PawlEvent, ResumePoint
+from ray_workers.messages import PawlEvent
 from ray_workers.node_agent import AgentConfig
 from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.ray_cluster import ray_cluster
@@ -28,34 +26,14 @@ from ray_workers.store.errors import (
     TrainingFailedError,
 )
 from ray_workers.store.manifest import VersionRef
-from ray_workers.store.opening import StorageTarget
 from ray_workers.supervisor import Supervision, Supervisor
 from ray_workers.train_worker import WorkerJob, run_worker
+from ray_workers.training_job import TrainingJob
 from ray_workers.validation import SoundnessPolicy
 
-__all__ = ["TrainingJob", "train"]
+__all__ = ["train"]
 
 _SETTLE_S = 20.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingJob:
-    """Everything one attempt needs; the fence is taken and the resume point verified."""
-
-    target: StorageTarget
-    run: str
-    run_id: str
-    fence: int
-    flow_run_id: str
-    run_count: int
-    by: Mapping[str, Any]
-    entrypoint: str
-    config: Mapping[str, Any]
-    code_dir: Path
-    resume: ResumePoint | None
-    scaling: Scaling
-    saving: Saving
-    validation: Validation
 
 
 def train(job: TrainingJob, *, on_event: Callable[[PawlEvent], None]) -> None:
@@ -69,6 +47,8 @@ def train(job: TrainingJob, *, on_event: Callable[[PawlEvent], None]) -> None:
         StateMismatchError, InvalidInputError, DamageError …: what a worker raised, if it is one of ours.
         TrainingFailedError: the loop raised, or a worker died.
     """
+    if job.scaling.ray_address is not None:
+        job = replace(job, target=job.target.for_other_machines())
     with (
         ray_cluster(job.scaling, job.code_dir),
         Supervisor(_supervision(job, on_event)) as supervisor,
@@ -105,8 +85,6 @@ def _supervision(job: TrainingJob, on_event: Callable[[PawlEvent], None]) -> Sup
             config=job.config,
             by=job.by,
         ),
-        flow_run_id=job.flow_run_id,
-        run_count=job.run_count,
         failure_budget=job.saving.failure_budget,
         agent=AgentConfig(
             target=job.target, run=job.run, staging=staging, upload_tries=job.saving.upload_tries

@@ -11,6 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from ray_workers.adopting import JobOffer, base_fence
 from ray_workers.config import Retention, Saving, Scaling, Validation, check_training_config
 from ray_workers.entrypoints import add_code_dir, load_entrypoint, shadowed_packages
 from ray_workers.opening_attempt import Applicant, open_attempt
@@ -20,6 +21,7 @@ from ray_workers.store.errors import (
     FenceLostError,
     PawlError,
     RefusedError,
+    RetryableError,
     RunNotFoundError,
     StoreUnavailableError,
 )
@@ -28,6 +30,7 @@ from ray_workers.store.opening import StorageTarget
 from ray_workers.store.run_state import AttemptState, RunState
 from ray_workers.store.versions import load_manifest
 from tasks.blocks import storage_target, use_cluster
+from tasks.cluster_job import JobWish, adopt_job
 from tasks.run_identity import (
     RunIdentity,
     active_flow_run,
@@ -56,6 +59,22 @@ class TrainRequest:
     takeover: bool
     code_dir: Path
 
+    @property
+    def job_wish(self) -> JobWish | None:
+        """What to start, or to find again, as a Ray job; None: the driver is this process."""
+        if self.scaling.jobs_address is None:
+            return None
+        return JobWish(
+            address=self.scaling.jobs_address,
+            identity=self.identity,
+            by=this_process(),
+            target=self.target,
+            run=self.run,
+            entrypoint=self.entrypoint,
+            config=self.config,
+            goes_on=self.resume.mode == "auto" and not self.takeover,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
@@ -67,6 +86,8 @@ class Attempt:
     by: Mapping[str, Any]
     finished: str | None = None
     """A sentence, when the run was trained to its end before and nothing changed since."""
+    job: JobOffer | None = None
+    """The Ray job that was training already when this try of the flow run came, and that it follows from here."""
 
 
 def describe_request(values: Mapping[str, Any]) -> TrainRequest:
@@ -113,6 +134,9 @@ def take_fence(request: TrainRequest) -> Attempt:
     by = this_process()
     try:
         root = request.target.open(create=True)
+        offer = None if request.job_wish is None else adopt_job(request.job_wish)
+        if offer is not None:
+            return _adopted(request, offer)
         finished = _finished_before(root.store, request)
         if finished is not None:
             logger.info(finished)
@@ -126,12 +150,23 @@ def take_fence(request: TrainRequest) -> Attempt:
         )
         log, fence = open_attempt(root.store, request.run, request.resume, applicant)
     except (RefusedError, RunNotFoundError, StoreUnavailableError, PawlError) as error:
-        if not isinstance(error, StoreUnavailableError | FenceLostError):
+        if not isinstance(error, RetryableError | FenceLostError):
             forbid_retries(request.identity)
         raise
     _bury_dead(log.state, fence)
     logger.info("Run %s at %s: this attempt owns it with fence %d", request.run, root.url, fence)
     return Attempt(request=request, run_id=str(log.state.run_id), fence=fence, by=by)
+
+
+def _adopted(request: TrainRequest, offer: JobOffer) -> Attempt:
+    state = read_run(request.target.open().store, request.run)
+    return Attempt(
+        request=request,
+        run_id=str(state.run_id),
+        fence=base_fence(state, offer.fence),
+        by=this_process(),
+        job=offer,
+    )
 
 
 def _name_if_running(other: AttemptState) -> str | None:

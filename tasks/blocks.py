@@ -157,7 +157,7 @@ class PawlCluster(Block):
     address: str | None = Field(
         default=None,
         title="Address",
-        description="existing: host:port, ray://host:port or auto. jobs: http://host:8265. local: empty.",
+        description="existing: host:port or auto. jobs: http://host:8265. local: empty.",
         examples=["http://ray-head:8265"],
     )
     token: SecretStr | None = Field(
@@ -186,9 +186,9 @@ class PawlCluster(Block):
             raise InvalidInputError(
                 "The cluster block is of kind jobs: its address must be that of the Ray dashboard, as in http://host:8265."
             )
-        if self.kind == "existing" and (not address or is_url):
+        if self.kind == "existing" and (not address or "://" in address):
             raise InvalidInputError(
-                "The cluster block is of kind existing: its address must be host:port, ray://host:port or auto."
+                "The cluster block is of kind existing: its address must be host:port or auto."
             )
         return address
 

@@ -18,6 +18,7 @@ from ray_workers.store.keys import data_fence
 from ray_workers.store.log import RunLog
 from ray_workers.validation import CheckResult, record_verdicts
 from tasks.attempt import Attempt
+from tasks.cluster_job import job_goes_on
 from tasks.lineage import LineagePublisher
 from tasks.run_identity import forbid_retries
 
@@ -76,6 +77,12 @@ def _outcome(error: BaseException) -> tuple[str, str]:
 
 def _close(attempt: Attempt, outcome: str, reason: str | None) -> None:
     """End whichever fence this try holds; a restarted checkpoint actor took another than it began with."""
+    address = attempt.request.scaling.jobs_address
+    if outcome != "completed" and address and job_goes_on(address, attempt.run_id, attempt.fence):
+        get_run_logger().warning(
+            "The Ray job goes on without this process; a retry of this flow run follows it again."
+        )
+        return
     identity = attempt.request.identity
     try:
         log = _log(attempt)

@@ -22,6 +22,8 @@ def find_resume_point(attempt: Attempt) -> ResumePoint | None:
     Raises:
         FenceLostError: a newer attempt took over meanwhile.
     """
+    if attempt.job is not None:
+        return None  # the job chose when it began
     request, logger = attempt.request, get_run_logger()
     store = request.target.open().store
     log = RunLog(store, request.run, by=attempt.by, patience_s=120.0)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun, FlowRunPolicy
+from prefect.client.schemas.sorting import LogSort
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
@@ -16,6 +18,8 @@ __all__ = [
     "active_flow_run",
     "current_identity",
     "forbid_retries",
+    "is_being_cancelled",
+    "last_log_time",
     "mark_crashed",
 ]
 
@@ -46,6 +50,23 @@ def active_flow_run(flow_run_id: str) -> str | None:
     if not (found.state.is_running() or found.state.is_pending() or found.state.is_cancelling()):
         return None
     return f"flow run {found.name!r} ({flow_run_id}, {found.state.name})"
+
+
+def is_being_cancelled(identity: RunIdentity) -> bool:
+    """Whether a person asked for the end, rather than the machine; unknown counts as not."""
+    try:
+        found = _read(identity.flow_run_id)
+    except Exception:  # noqa: BLE001 - asked while the process is being ended; there is no time to sort out why
+        return False
+    return found is not None and found.state is not None and found.state.is_cancelling()
+
+
+def last_log_time(identity: RunIdentity) -> str | None:
+    """When this flow run last wrote a log line, ISO 8601; None if it never did."""
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(identity.flow_run_id)]))
+    with get_client(sync_client=True) as client:
+        found = client.read_logs(log_filter=wanted, limit=1, sort=LogSort.TIMESTAMP_DESC)
+    return found[0].timestamp.isoformat(timespec="milliseconds") if found else None
 
 
 def mark_crashed(flow_run_id: str, message: str) -> None:

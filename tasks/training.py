@@ -8,8 +8,10 @@ from collections.abc import Callable
 from prefect.logging import get_run_logger
 
 from ray_workers.messages import PawlEvent, ResumePoint
-from ray_workers.trainer import TrainingJob, train
+from ray_workers.trainer import train
+from ray_workers.training_job import TrainingJob
 from tasks.attempt import Attempt
+from tasks.cluster_job import run_job
 from tasks.lineage import LineagePublisher
 from tasks.progress import ProgressBar
 
@@ -26,10 +28,10 @@ _WARNINGS = {
 
 
 def run_training(attempt: Attempt, resume: ResumePoint | None) -> None:
-    """Train to the end. Not a task: Ray needs the main thread, and a retry must look at the store again.
+    """Train to the end, here or as a Ray job. Not a task: Ray needs the main thread, and a retry must look at the store again.
 
     Raises:
-        As `ray_workers.trainer.train`.
+        As `ray_workers.trainer.train`, and `tasks.cluster_job.run_job`.
     """
     request = attempt.request
     if attempt.finished is not None:
@@ -52,7 +54,11 @@ def run_training(attempt: Attempt, resume: ResumePoint | None) -> None:
     )
     publisher = LineagePublisher(attempt)
     publisher.publish()
-    train(job, on_event=_teller(publisher, ProgressBar(attempt)))
+    tell = _teller(publisher, ProgressBar(attempt))
+    if request.job_wish is None:
+        train(job, on_event=tell)
+    else:
+        run_job(request.job_wish, job, attempt.job, tell)
 
 
 def _teller(publisher: LineagePublisher, bar: ProgressBar) -> Callable[[PawlEvent], None]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ray_workers.store import keys
 from ray_workers.store.bodies import (
+    AttemptAdopted,
     AttemptEnded,
     AttemptStarted,
     Body,
@@ -27,9 +28,11 @@ from ray_workers.store.errors import (
 from ray_workers.store.log import RunLog
 from ray_workers.store.log_reader import LogReader
 from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.rules import check_fence
 from ray_workers.store.run_state import RunState
 
 __all__ = [
+    "adopt_attempt",
     "create_run",
     "end_attempt",
     "process_is_gone",
@@ -37,6 +40,7 @@ __all__ = [
     "roll_back",
     "run_names",
     "start_attempt",
+    "start_incarnation",
     "this_process",
 ]
 
@@ -123,6 +127,39 @@ def start_attempt(
     if record is None:
         raise InternalError("AttemptStarted was not appended")
     return record.slot
+
+
+def start_incarnation(log: RunLog, fence: int, incarnation: int) -> int:
+    """The next writer of the attempt that holds `fence`, under a fence of its own; the dead one can commit no more.
+
+    It belongs to whoever the attempt belongs to by now: a living attempt may have been adopted.
+
+    Raises:
+        FenceLostError: `fence` is no longer open, so there is nothing to go on with.
+    """
+
+    def decide(state: RunState) -> AttemptStarted:
+        check_fence(state, fence)
+        mine = state.attempts[fence]
+        return AttemptStarted(
+            flow_run_id=mine.flow_run_id, run_count=mine.run_count, incarnation=incarnation
+        )
+
+    log.refresh()
+    record = log.append(decide)
+    if record is None:
+        raise InternalError("AttemptStarted was not appended")
+    return record.slot
+
+
+def adopt_attempt(log: RunLog, fence: int, *, flow_run_id: str, run_count: int) -> None:
+    """Take a living writer over with its fence: it goes on, and from here on belongs to this try of this flow run.
+
+    Raises:
+        FenceLostError: that fence is no longer open.
+    """
+    log.refresh()
+    log.append(lambda _: AttemptAdopted(fence=fence, flow_run_id=flow_run_id, run_count=run_count))
 
 
 def end_attempt(log: RunLog, fence: int, outcome: str, reason: str | None = None) -> None:

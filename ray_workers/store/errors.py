@@ -3,6 +3,7 @@
     PawlError
     ├── RetryableError             the same call may succeed later
     │   ├── StoreUnavailableError      timeout, 5xx, cut connection
+    │   ├── ClusterUnavailableError    the Ray cluster does not answer; what trains there may go on
     │   ├── TrainingFailedError        the loop raised, or a worker died
     │   ├── UploadFailedError          one shard could not be stored in the tries allowed
     │   └── FailureBudgetSpentError    so many saves failed in a row that the attempt must end
@@ -35,6 +36,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 __all__ = [
+    "ClusterUnavailableError",
     "ConflictError",
     "DamageError",
     "DigestMismatchError",
@@ -92,6 +94,12 @@ class RetryableError(PawlError):
 
 class StoreUnavailableError(RetryableError):
     kind = "store_unavailable"
+
+
+class ClusterUnavailableError(RetryableError):
+    """Details: `address`."""
+
+    kind = "cluster_unavailable"
 
 
 class TrainingFailedError(RetryableError):

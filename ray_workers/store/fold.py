@@ -96,11 +96,14 @@ def _attempt_started(state: RunState, record: Record, body: AttemptStarted) -> N
     )  # fmt: skip
 
 
-def _attempt_adopted(state: RunState, _: Record, body: AttemptAdopted) -> None:
+def _attempt_adopted(state: RunState, record: Record, body: AttemptAdopted) -> None:
     attempt = state.attempts.get(body.fence)
     if attempt is not None:
         state.attempts[body.fence] = replace(
-            attempt, flow_run_id=body.flow_run_id, run_count=body.run_count
+            attempt,
+            flow_run_id=body.flow_run_id,
+            run_count=body.run_count,
+            by=dict(record.by),
         )
 
 

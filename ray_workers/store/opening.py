@@ -65,6 +65,14 @@ class StorageTarget:
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", normalise_url(self.url))
 
+    def for_other_machines(self) -> StorageTarget:
+        """The same place for processes that do not have this one's environment: its AWS variables travel along."""
+        if not self.url.startswith("s3://"):
+            return self
+        from ray_workers.store.s3_settings import with_environment  # noqa: PLC0415 - as below
+
+        return StorageTarget(self.url, with_environment(self.credentials or S3Credentials()))
+
     def open(self, *, create: bool = False) -> Root:
         return open_root(self.url, create=create, credentials=self.credentials)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 from ray_workers.store.credentials import S3Credentials, check_endpoint
 from ray_workers.store.errors import InvalidInputError
 
-__all__ = ["S3Limits", "client_settings", "endpoint_of"]
+__all__ = ["S3Limits", "client_settings", "endpoint_of", "with_environment"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,22 @@ def endpoint_of(credentials: S3Credentials) -> str | None:
         or os.environ.get("AWS_ENDPOINT_URL")
     )
     return check_endpoint(endpoint) if endpoint else None
+
+
+def with_environment(credentials: S3Credentials) -> S3Credentials:
+    """The same, with what this process would take from its AWS variables filled in: for a process that lacks them.
+
+    Keys from elsewhere (instance profile, web identity) are not looked up: every machine has its own.
+    """
+    keys = _static_keys(credentials)
+    return replace(
+        credentials,
+        access_key_id=None if keys is None else keys.access_key_id,
+        secret_access_key=None if keys is None else keys.secret_access_key,
+        session_token=None if keys is None else keys.session_token,
+        region=credentials.region or _region(),
+        endpoint_url=endpoint_of(credentials),
+    )
 
 
 def client_settings(

@@ -19,7 +19,8 @@ from ray_workers.resume import ResumeSpec, choose
 from ray_workers.store.attempts import read_run, this_process
 from ray_workers.store.errors import InvalidInputError, TrainingFailedError
 from ray_workers.store.opening import StorageTarget
-from ray_workers.trainer import TrainingJob, train
+from ray_workers.trainer import train
+from ray_workers.training_job import TrainingJob
 from ray_workers.validation import SoundnessPolicy
 
 pytestmark = pytest.mark.ray

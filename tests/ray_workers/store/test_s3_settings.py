@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from ray_workers.store.credentials import S3Credentials
 from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.s3 import S3Store
-from ray_workers.store.s3_settings import S3Limits, client_settings, endpoint_of
+from ray_workers.store.s3_settings import S3Limits, client_settings, endpoint_of, with_environment
 from tests.support.s3_stub import Answer, Request, s3_stub
 
 HEADERS = {"ETag": '"x"', "Last-Modified": "Tue, 24 Nov 2026 03:00:00 GMT"}
@@ -142,3 +144,25 @@ def test_encryption_at_rest_is_asked_for_with_every_object_written():
         sent = [request.headers for request in stub.requests]
     assert [h["x-amz-server-side-encryption"] for h in sent] == ["aws:kms"] * 2
     assert [h["x-amz-server-side-encryption-aws-kms-key-id"] for h in sent] == ["key-1"] * 2
+
+
+def test_what_the_environment_gives_travels_to_other_machines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000/")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    found = with_environment(S3Credentials(encryption="AES256"))
+    assert found == S3Credentials(
+        access_key_id="id",
+        secret_access_key="secret",
+        region="eu-west-1",
+        endpoint_url="http://store:9000",
+        encryption="AES256",
+    )
+    own = S3Credentials(access_key_id="a", secret_access_key="b", session_token="c", region="r")
+    assert with_environment(own) == dataclasses.replace(own, endpoint_url="http://store:9000")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert with_environment(S3Credentials()).access_key_id is None

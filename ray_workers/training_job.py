@@ -1,0 +1,34 @@
+"""What one attempt trains, where, and from which version: the trainer's one argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_workers.config import Saving, Scaling, Validation
+from ray_workers.messages import ResumePoint
+from ray_workers.store.opening import StorageTarget
+
+__all__ = ["TrainingJob"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob:
+    """Everything one attempt needs; the fence is taken and the resume point verified."""
+
+    target: StorageTarget
+    run: str
+    run_id: str
+    fence: int
+    flow_run_id: str
+    run_count: int
+    by: Mapping[str, Any]
+    entrypoint: str
+    config: Mapping[str, Any]
+    code_dir: Path
+    resume: ResumePoint | None
+    scaling: Scaling
+    saving: Saving
+    validation: Validation

@@ -1,0 +1,194 @@
+"""Training as a Ray job: started or found again, followed to its end, stopped when the flow run is cancelled.
+
+The job outlives the flow's process. So only a person's wish ends it: a flow that dies, or is told by its machine to go,
+leaves it training for the next try of the flow run to find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prefect.logging import get_run_logger
+
+from ray_workers.adopting import JobOffer, base_fence, job_name, offered_job
+from ray_workers.following import Followed, Follower, stop_and_wait
+from ray_workers.job_driver import ENTRYPOINT, SPEC_VARIABLE, STOP_GRACE_S
+from ray_workers.job_spec import JobSpec, fingerprint
+from ray_workers.messages import PawlEvent
+from ray_workers.ray_cluster import shipped_code
+from ray_workers.ray_jobs import RayJobs
+from ray_workers.store.attempts import adopt_attempt, process_is_gone, read_run
+from ray_workers.store.errors import (
+    ClusterUnavailableError,
+    FenceLostError,
+    MissingError,
+    PawlError,
+)
+from ray_workers.store.log import RunLog
+from ray_workers.store.opening import StorageTarget
+from ray_workers.store.run_state import AttemptState, RunState
+from ray_workers.training_job import TrainingJob
+from tasks.run_identity import RunIdentity, active_flow_run, is_being_cancelled, last_log_time
+
+__all__ = ["JobWish", "adopt_job", "job_goes_on", "run_job"]
+
+_FINGERPRINT = "pawl.fingerprint"
+_CANCEL_S = 22.0
+"""Prefect kills a cancelled flow after 30 s."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobWish:
+    """What a flow run wants trained as a Ray job."""
+
+    address: str
+    identity: RunIdentity
+    by: Mapping[str, Any]
+    target: StorageTarget
+    run: str
+    entrypoint: str
+    config: Mapping[str, Any]
+    goes_on: bool
+    """It asks for the run as it stands, not for another version of it or a fresh start."""
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.entrypoint, self.config, self.target.url)
+
+
+def adopt_job(wish: JobWish) -> JobOffer | None:
+    """Take over the job that trains this very thing already; None: there is none, start an attempt.
+
+    Raises:
+        ClusterUnavailableError, InvalidInputError: there is no job server, or it refuses this process.
+        FenceLostError: the attempt was lost to another one just now.
+    """
+    server = RayJobs(wish.address)
+    own = wish.identity.flow_run_id
+    try:
+        log = RunLog(wish.target.open().store, wish.run, by=wish.by, patience_s=120.0)
+    except MissingError:
+        return None
+    offer = offered_job(log.state, own, _is_dead)
+    if offer is None:
+        return None
+    status = server.status(offer.name)
+    if log.state.attempts[offer.fence].flow_run_id != own:
+        same = server.metadata(offer.name).get(_FINGERPRINT) == wish.fingerprint
+        if not (wish.goes_on and same):
+            return None
+    if offer.ended:
+        return offer if status == "SUCCEEDED" else None
+    if status not in ("PENDING", "RUNNING"):
+        return None
+    adopt_attempt(log, offer.fence, flow_run_id=own, run_count=wish.identity.run_count)
+    get_run_logger().info(
+        "Ray job %s trains already: this flow run follows it from here, with fence %d",
+        offer.name,
+        offer.fence,
+    )
+    return offer
+
+
+def run_job(
+    wish: JobWish,
+    job: TrainingJob,
+    offer: JobOffer | None,
+    on_event: Callable[[PawlEvent], None],
+) -> None:
+    """Start the job, unless it was adopted, and follow it to its end.
+
+    Raises:
+        As `Follower.follow`. A cancelled flow run stops the job first.
+    """
+    server = RayJobs(wish.address)
+    job = replace(job, target=job.target.for_other_machines())
+    name = offer.name if offer is not None else job_name(job.run_id, job.fence)
+    heard = last_log_time(wish.identity) if offer is not None else None
+    if offer is None:
+        _submit(server, name, job, wish)
+    followed = Followed(
+        name=name,
+        keys=job.target.credentials,
+        on_event=_unheard(on_event, heard),
+        still_ours=_owner_check(wish, offer.fence if offer is not None else job.fence),
+    )
+    try:
+        Follower(server, followed).follow()
+    except Exception:
+        raise
+    except BaseException as interruption:
+        if isinstance(interruption, KeyboardInterrupt) or is_being_cancelled(wish.identity):
+            get_run_logger().info("Stopping Ray job %s", name)
+            stop_and_wait(server, name, _CANCEL_S)
+        raise
+
+
+def job_goes_on(address: str, run_id: str, fence: int) -> bool:
+    """Whether the job of that attempt may still train: it is at work, or nobody can tell."""
+    try:
+        return RayJobs(address).status(job_name(run_id, fence)) in ("PENDING", "RUNNING")
+    except ClusterUnavailableError:
+        return True
+    except PawlError:
+        return False
+
+
+def _submit(server: RayJobs, name: str, job: TrainingJob, wish: JobWish) -> None:
+    environment = {
+        SPEC_VARIABLE: JobSpec.of(job).encode(),
+        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S),
+    }
+    runtime_env = {**shipped_code(job.code_dir), "env_vars": environment}
+    server.submit(
+        name, ENTRYPOINT, runtime_env, {"pawl.run": job.run, _FINGERPRINT: wish.fingerprint}
+    )
+    get_run_logger().info("Ray job %s was started at %s", name, wish.address)
+
+
+def _is_dead(attempt: AttemptState) -> bool:
+    return process_is_gone(attempt.by) or active_flow_run(attempt.flow_run_id) is None
+
+
+def _unheard(
+    on_event: Callable[[PawlEvent], None], heard: str | None
+) -> Callable[[PawlEvent], None]:
+    """What an earlier try of this flow run has told already is not told again."""
+
+    def tell(event: PawlEvent) -> None:
+        if heard is None or event.at > heard:
+            on_event(event)
+
+    return tell
+
+
+def _owner_check(wish: JobWish, fence: int) -> Callable[[], None]:
+    ours = (wish.identity.flow_run_id, wish.identity.run_count)
+
+    def check() -> None:
+        try:
+            state = read_run(wish.target.open().store, wish.run)
+        except PawlError:
+            return  # the store is away; the job has its own patience with it
+        holder = _holder(state, fence)
+        if holder is not None and (holder.flow_run_id, holder.run_count) != ours:
+            by = {"flow_run_id": holder.flow_run_id, "run_count": holder.run_count}
+            raise FenceLostError(
+                f"Run {wish.run!r} belongs to try {holder.run_count} of flow run {holder.flow_run_id} now; this one "
+                "ends.",
+                fence=fence,
+                by={**by, "fence": holder.fence},
+            )
+
+    return check
+
+
+def _holder(state: RunState, fence: int) -> AttemptState | None:
+    """Who owns the run now; None when nobody does: our attempt was closed by its own job."""
+    newest = state.open_attempt
+    if newest is not None:
+        return newest
+    last = max(state.attempts.values(), key=lambda a: a.fence)
+    return None if base_fence(state, last.fence) == base_fence(state, fence) else last

@@ -1,0 +1,69 @@
+"""A training on a Ray cluster of its own, started by `pawl train` with the cluster's job server as address."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray_workers.adopting import base_fence, job_name
+from ray_workers.ray_jobs import RayJobs
+from ray_workers.store.keys import log_prefix
+from tests.integration.harness import (
+    DIGITS,
+    SMALL,
+    PawlProcess,
+    StoredRun,
+    start_pawl,
+    train_arguments,
+    wait_until,
+)
+from tests.support.ray_head import RayHead
+
+SLOW = {**SMALL, "step_delay": 0.6}
+
+
+@dataclass(slots=True, kw_only=True)
+class JobTraining:
+    """One run, the cluster it trains on, and the environment of its flow."""
+
+    folder: Path
+    head: RayHead
+    stored: StoredRun
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def start(
+        self, *extra: str, config: Mapping[str, Any] = SMALL, entrypoint: str = DIGITS
+    ) -> PawlProcess:
+        arguments = train_arguments(
+            self.stored.run, "--storage", self.stored.target.url, "--retries", "0",
+            "--ray-address", self.head.jobs_address, *extra, config=config, entrypoint=entrypoint,
+        )  # fmt: skip
+        return start_pawl(self.folder, *arguments, env=self.env)
+
+    def jobs(self) -> RayJobs:
+        return RayJobs(self.head.jobs_address)
+
+    def job(self) -> str:
+        """The name of the newest attempt's job."""
+        state = self.stored.state
+        return job_name(str(state.run_id), base_fence(state, max(state.attempts)))
+
+    def wait_for_status(self, job: str, *wanted: str) -> None:
+        wait_until(lambda: self.jobs().status(job) in wanted, 240, f"{job} {wanted}")
+
+    def kinds(self) -> list[str]:
+        """Kinds of all records, in order, read from the store itself."""
+        store = self.stored.target.open().store
+        found = store.list(log_prefix(self.stored.run))
+        return [json.loads(store.get(info.key))["kind"] for info in found]
+
+
+def kill(process: PawlProcess) -> None:
+    """`kill -9` of the flow's own process and nothing else."""
+    os.kill(process.process.pid, signal.SIGKILL)
+    process.process.wait(10)

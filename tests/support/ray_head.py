@@ -1,0 +1,149 @@
+"""A Ray cluster that is nobody's child: `ray start`, in a session of its own, as an operator would start it.
+
+Its processes are ended by their session alone. It knows nothing of this process's environment but what is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+
+__all__ = ["RayHead", "clean_environment"]
+
+RAY = str(Path(sys.executable).with_name("ray"))
+_PATIENCE_S = 120.0
+
+
+def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """An environment without keys and servers of ours; `python` is the interpreter of the tests."""
+    kept = {name: os.environ[name] for name in ("HOME", "LANG", "PYTHONPATH") if name in os.environ}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {
+        "PATH": path,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        **kept,
+        **extra,
+    }
+
+
+@dataclass(slots=True)
+class RayHead:
+    """One head node; `running()` starts it and takes it away."""
+
+    folder: Path
+    cpus: int
+    env: Mapping[str, str]
+    port: int = 0
+    dashboard_port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    _ports: list[int] = field(default_factory=list)
+
+    @classmethod
+    @contextmanager
+    def running(cls, *, cpus: int = 2, env: Mapping[str, str] | None = None) -> Iterator[RayHead]:
+        # Sockets lie below this folder, and their paths must be short.
+        folder = Path(tempfile.mkdtemp(prefix="pr-"))
+        head = cls(folder=folder, cpus=cpus, env=clean_environment(env or {}))
+        head.port, head.dashboard_port, *head._ports = free_ports(5)
+        try:
+            head.start()
+            yield head
+        finally:
+            head.kill()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def jobs_address(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    def start(self) -> None:
+        """Start it, and return when its job server answers."""
+        client, agent, grpc = self._ports
+        command = [
+            RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={self.port}",
+            f"--dashboard-port={self.dashboard_port}", "--dashboard-host=127.0.0.1", "--include-dashboard=true",
+            f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}",
+            f"--dashboard-agent-grpc-port={grpc}", "--min-worker-port=0", "--max-worker-port=0",
+            f"--num-cpus={self.cpus}", "--object-store-memory=150000000", f"--temp-dir={self.folder / 'ray'}",
+            "--disable-usage-stats",
+        ]  # fmt: skip
+        with (self.folder / "head.log").open("ab") as out:
+            self.process = subprocess.Popen(
+                command, env=dict(self.env), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                start_new_session=True, cwd=self.folder,
+            )  # fmt: skip
+        deadline = time.monotonic() + _PATIENCE_S
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                said = (self.folder / "head.log").read_text(errors="replace")[-3000:]
+                raise AssertionError(f"the Ray head did not come up:\n{said}")
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        """`kill -9` of the head and of every process on its node, as when the machine goes."""
+        if self.process is None:
+            return
+        for member in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+        self.process = None
+
+    def processes(self) -> list[psutil.Process]:
+        """All of the node: the session's members, and workers, which lead sessions of their own."""
+        if self.process is None or not psutil.pid_exists(self.process.pid):
+            return []
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True), *self._adopted()]
+
+    def actors(self, kind: str) -> list[psutil.Process]:
+        """Processes whose title says that they are `kind`; Ray names its workers so."""
+        return [p for p in self.processes() if _title(p).startswith(f"ray::{kind}")]
+
+    def _adopted(self) -> list[psutil.Process]:
+        """What `ray start` left to init: told by the temporary folder in its command line or environment."""
+        mark = str(self.folder)
+        return [p for p in psutil.process_iter() if p.ppid() == 1 and mark in _title(p)]
+
+    def _answers(self) -> bool:
+        try:
+            # 401 is an answer too: a cluster with a token
+            status = httpx.get(f"{self.jobs_address}/api/version", timeout=2).status_code
+        except httpx.HTTPError:
+            return False
+        return status in (httpx.codes.OK, httpx.codes.UNAUTHORIZED)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+        return ""
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
