@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import platform
@@ -50,6 +51,7 @@ def warn_about_changes(before: Mapping[str, str]) -> None:
         )
 
 
+@functools.cache  # read from disk, and asked for at each save
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -34,9 +34,11 @@ def plain_name(model: torch.nn.Module, name: str) -> str:
     return ".".join(plain)
 
 
-def named_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """Each parameter once; of the names of a shared one, the first."""
-    for name, parameter in model.named_parameters():
+def named_parameters(
+    model: torch.nn.Module, *, every_name: bool = False
+) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Each parameter once, a shared one by the first of its names; or under each of its names."""
+    for name, parameter in model.named_parameters(remove_duplicate=not every_name):
         yield plain_name(model, name), parameter
 
 

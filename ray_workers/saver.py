@@ -1,18 +1,29 @@
-"""One worker's saves: plan once, copy into a staging buffer, hand over, learn later what became of it."""
+"""One worker's saves: plan once, copy into a staging buffer, hand over, learn later what became of it.
+
+`stage` returns while the copy of the steady state (`state_copy`) still runs; `before_step` ends what training must wait
+for. A shard is handed over by a background thread as soon as its copy is whole.
+"""
 
 from __future__ import annotations
 
+import functools
+import threading
 import time
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from ray_workers.host_copy import copy_pool
 from ray_workers.messages import RankState, StagedFile, StagedShard, VersionOutcome
 from ray_workers.pipeline import PendingSave, SavePipeline
-from ray_workers.shard_io import ShardPlan, plan_shard, write_shard
-from ray_workers.staging import StagingRing
+from ray_workers.shard_io import ShardPlan, plan_shard
+from ray_workers.staging import StagingBuffer, StagingRing
+from ray_workers.state_copy import StateCopy
+from ray_workers.store.errors import PawlError
 from ray_workers.store.layout import TensorLayout
 from ray_workers.store.manifest import Curve, Progress
 
@@ -34,12 +45,23 @@ class RankContent:
     environment: Mapping[str, str] = field(default_factory=dict)
     files: tuple[StagedFile, ...] = ()
     payload: str = "state"
+    steady: AbstractSet[str] = frozenset()
+    """Paths of tensors that only an optimizer's step changes."""
 
 
 @dataclass(slots=True)
 class _Flight:
-    buffer: str
-    pending: PendingSave
+    """One save, from the begin of its copy to the answer."""
+
+    buffer: StagingBuffer
+    step: int
+    copy: StateCopy | None = None
+    pending: PendingSave | None = None
+    declined: bool = False
+    stood_still_s: float = 0.0
+    """Seconds that training waited for this copy so far."""
+    waiting_since: float | None = None
+    handed_over: threading.Event = field(default_factory=threading.Event)
 
 
 class Saver:
@@ -54,25 +76,35 @@ class Saver:
         self._plan: ShardPlan | None = None
         self._flights: list[_Flight] = []
         self._unheard: list[VersionOutcome] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self._restless: set[str] = set()
 
     @property
     def in_flight(self) -> bool:
         return bool(self._flights)
 
+    @property
+    def restless(self) -> AbstractSet[str]:
+        """Paths called steady that changed between two optimizer steps; from then on they are copied at once."""
+        return self._restless
+
     def collect(self) -> list[VersionOutcome]:
         """Outcomes that arrived since the last call, oldest first. Never blocks."""
-        return self._gather(lambda flight: flight.pending.poll())
+        return self._gather(_poll)
 
     def wait(self, timeout_s: float) -> list[VersionOutcome]:
         """As `collect`, but waits up to `timeout_s` seconds for each open save."""
-        return self._gather(lambda flight: flight.pending.wait(timeout_s))
+        self.before_step()  # there is nothing better to do than to help with the copy
+        return self._gather(lambda flight: _wait(flight, timeout_s))
 
     def stage(self, content: RankContent, progress: Progress) -> None:
-        """Copy the live state into a buffer and hand it over. Training may change the state when this returns.
+        """Begin to copy the live state into a buffer, to be handed over when the copy is whole.
 
-        With no buffer free the version is dropped, never waited for.
+        When this returns, training may change everything but what `content` calls steady; and that after
+        `before_step`. With no buffer free the version is dropped, never waited for.
         """
         started = time.monotonic()
+        self.before_step()  # two saves without an optimizer's step between them
         plan = self._planned(content.tensors)
         buffer = self._free_buffer(plan.total)
         if buffer is None:
@@ -80,30 +112,86 @@ class Saver:
                 progress.step, self._rank, "all its staging buffers are still being read"
             )
             return
-        write_shard(plan, content.tensors, buffer.memory)
-        staged = StagedShard(
-            rank=self._rank,
-            world_size=self._world_size,
-            progress=progress,
-            payload=content.payload,
-            path=buffer.path,
-            bytes=plan.total,
-            state=_rank_state(content, plan.layout() if content.payload == "state" else {}),
-            staged_s=time.monotonic() - started,
-        )
-        self._flights.append(_Flight(buffer.path, self._pipeline.submit(staged)))
+        self._pool = self._pool or copy_pool()
+        flight = _Flight(buffer, progress.step)
+        self._flights.append(flight)
+        flight.waiting_since = started
+        with torch.no_grad():
+            flight.copy = StateCopy(
+                plan,
+                content.tensors,
+                buffer.memory,
+                steady=content.steady - self._restless,
+                pool=self._pool,
+                settled=functools.partial(self._hand_over, flight, plan, content, progress),
+            )
+        _stop_waiting(flight)
+
+    def before_step(self) -> None:
+        """Return when an optimizer may write. Called ahead of every step; costs nothing when no copy runs."""
+        for flight in self._flights:
+            if flight.copy is not None:
+                flight.waiting_since = time.monotonic()
+                flight.copy.before_step()
+                flight.copy = None
+                _stop_waiting(flight)
+
+    def hand_over_all(self) -> None:
+        """Return when every copy that was begun is with the pipeline: it needs this process no more."""
+        self.before_step()
+        for flight in self._flights:
+            flight.handed_over.wait(_BUFFER_PATIENCE_S)
 
     def close(self) -> None:
+        """End copies that run, and free the buffers; saves that were handed over go on."""
+        self.hand_over_all()
+        if self._pool is not None:
+            self._pool.shutdown()
         if self._ring is not None:
             self._ring.close()
         self._pipeline.close()
+
+    def _hand_over(
+        self,
+        flight: _Flight,
+        plan: ShardPlan,
+        content: RankContent,
+        progress: Progress,
+        changed: tuple[str, ...],
+    ) -> None:
+        """On a background thread: the copy is whole."""
+        try:
+            if changed:
+                self._restless.update(changed)
+                self._decline(flight, _unsteady(changed))
+                return
+            layout = plan.layout() if content.payload == "state" else {}
+            staged = StagedShard(
+                rank=self._rank,
+                world_size=self._world_size,
+                progress=progress,
+                payload=content.payload,
+                path=flight.buffer.path,
+                bytes=plan.total,
+                state=_rank_state(content, layout),
+                staged_s=_stood_still(flight),
+            )
+            flight.pending = self._pipeline.submit(staged)
+        except (PawlError, OSError) as error:
+            self._decline(flight, str(error))
+        finally:
+            flight.handed_over.set()
+
+    def _decline(self, flight: _Flight, reason: str) -> None:
+        flight.declined = True
+        self._pipeline.decline(flight.step, self._rank, reason)
 
     def _planned(self, tensors: Mapping[str, torch.Tensor]) -> ShardPlan:
         if self._plan is None or not self._plan.fits(tensors):
             self._plan = plan_shard(tensors, rank=self._rank)
         return self._plan
 
-    def _free_buffer(self, size: int) -> Any:
+    def _free_buffer(self, size: int) -> StagingBuffer | None:
         if self._ring is None or self._ring.size < size:
             self._replace_ring(size)
         return self._ring.take() if self._ring is not None else None
@@ -124,14 +212,42 @@ class Saver:
         self._unheard = []
         for flight in self._flights:
             outcome = ask(flight)
-            if outcome is None:
+            if outcome is None and not flight.declined:
                 open_flights.append(flight)
                 continue
-            outcomes.append(outcome)
+            if outcome is not None:
+                outcomes.append(outcome)
             if self._ring is not None:
-                self._ring.give_back(flight.buffer)
+                self._ring.give_back(flight.buffer.path)
         self._flights = open_flights
         return outcomes
+
+
+def _poll(flight: _Flight) -> VersionOutcome | None:
+    return flight.pending.poll() if flight.pending is not None else None
+
+
+def _wait(flight: _Flight, timeout_s: float) -> VersionOutcome | None:
+    flight.handed_over.wait(timeout_s)
+    return flight.pending.wait(timeout_s) if flight.pending is not None else None
+
+
+def _stop_waiting(flight: _Flight) -> None:
+    since, flight.waiting_since = flight.waiting_since, None
+    if since is not None:
+        flight.stood_still_s += time.monotonic() - since
+
+
+def _stood_still(flight: _Flight) -> float:
+    since = flight.waiting_since
+    return flight.stood_still_s + (time.monotonic() - since if since is not None else 0.0)
+
+
+def _unsteady(paths: tuple[str, ...]) -> str:
+    return (
+        f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''} changed between advance and the next "
+        "optimizer step, while it was being copied; from now on it is copied before training goes on"
+    )
 
 
 def _with_headroom(size: int) -> int:

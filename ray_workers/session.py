@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
 from ray_workers import rng
 from ray_workers.context import TrainingContext, current_context
 from ray_workers.data_position import DataPosition
@@ -44,7 +46,7 @@ from ray_workers.store.errors import (
 )
 from ray_workers.store.manifest import Manifest, Progress
 from ray_workers.store.opening import StorageTarget
-from ray_workers.training_state import TrainingParts, capture, restore
+from ray_workers.training_state import TrainingParts, capture, restore, steady_paths
 
 __all__ = ["CheckpointSession"]
 
@@ -82,6 +84,8 @@ class CheckpointSession:
         self._next_agreement = self.step + 1
         self._news: int | None = None
         self._stop: str | None = None
+        # For every optimizer of the process: one that was not handed over may hold the same parameters.
+        self._step_hook = register_optimizer_step_pre_hook(self._before_step)
 
     @classmethod
     def open(
@@ -125,8 +129,15 @@ class CheckpointSession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
-            self._finish()
+        try:
+            if error is None:
+                self._finish()
+        finally:
+            self._step_hook.remove()
+            self._saver.hand_over_all()  # a loop that fails now still leaves what it had staged
+
+    def _before_step(self, *_: object) -> None:
+        self._saver.before_step()
 
     @property
     def rank(self) -> int:
@@ -161,7 +172,10 @@ class CheckpointSession:
     def advance(self, **metrics: Any) -> None:
         """Count one optimizer step, with its metrics; save if it is time.
 
-        Call it after the optimizer's step, once per step. What it copies it copies at once; the store is not waited for.
+        Call it after the optimizer's step, once per step. The store is not waited for. Parameters and optimizer state
+        are copied beside the next forward and backward pass, and the next step of an optimizer waits for that copy;
+        everything else is copied before this returns. Until that step nothing may change a parameter through `.data`:
+        any other change in place is noticed, and costs a version.
 
         Raises:
             FenceLostError: a newer attempt owns the run.
@@ -315,6 +329,7 @@ class CheckpointSession:
         lead = self.rank == 0
         return RankContent(
             tensors={**shared.tensors, **local.tensors},
+            steady=steady_paths(self._parts, shared.tensors) if self._parts else frozenset(),
             rank_plain=local.plain,
             plain=shared.plain if lead else None,
             metrics=self._series.latest() if lead else {},

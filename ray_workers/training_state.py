@@ -36,7 +36,16 @@ from ray_workers.store.errors import InvalidInputError, StateMismatchError
 from ray_workers.store.layout import TensorLayout
 from ray_workers.store.manifest import Manifest
 
-__all__ = ["OneOrMany", "Stateful", "TrainingParts", "apply", "capture", "restore", "template"]
+__all__ = [
+    "OneOrMany",
+    "Stateful",
+    "TrainingParts",
+    "apply",
+    "capture",
+    "restore",
+    "steady_paths",
+    "template",
+]
 
 _T = TypeVar("_T")
 
@@ -87,6 +96,35 @@ def capture(parts: TrainingParts) -> dict[str, Any]:
         "scheduler": _states(_named(parts.scheduler)),
         "extra": _states(parts.extra),
     }
+
+
+def steady_paths(
+    parts: TrainingParts, paths: Iterable[str], *, prefix: str = SHARED_PREFIX
+) -> frozenset[str]:
+    """Those of `paths` that only a step of one of the optimizers changes.
+
+    They are the parameters that an optimizer holds, and what it keeps for each of them; not buffers, not learning
+    rates, not parameters that no optimizer was handed over for, nothing of a scheduler or of `extra`.
+    """
+    steppable = {
+        name: optimizer
+        for name, optimizer in _named(parts.optimizer).items()
+        # Only a step that torch has wrapped announces itself to the hooks.
+        if getattr(type(optimizer).step, "hooked", False)
+    }
+    held = {
+        id(parameter)
+        for optimizer in steppable.values()
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    steady = {
+        f"{prefix}/model/{escape(name)}"
+        for name, parameter in named_parameters(parts.model, every_name=True)
+        if id(parameter) in held
+    }
+    kept = tuple(f"{prefix}/optimizer/{escape(name)}/state/" for name in steppable)
+    return frozenset(path for path in paths if path in steady or path.startswith(kept))
 
 
 def _named(items: OneOrMany[_T]) -> dict[str, _T]:
