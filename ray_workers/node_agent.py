@@ -18,7 +18,7 @@ from ray_workers.pipeline import store_and_report
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.errors import StoreUnavailableError
 from ray_workers.store.opening import StorageTarget
-from ray_workers.uploader import Uploader
+from ray_workers.uploader import Uploader, lower_priority
 
 __all__ = ["AgentConfig", "Coordinator", "NodeAgent", "agent_name"]
 
@@ -52,6 +52,7 @@ class Coordinator:
 )
 class NodeAgent:
     def __init__(self, config: AgentConfig) -> None:
+        lower_priority()  # before the store's client starts threads of its own
         root = config.target.open()
         self._staging = config.staging
         self._attached: Coordinator | None = None
@@ -84,6 +85,7 @@ class NodeAgent:
     @ray.method(concurrency_group="io")
     def save(self, staged: StagedShard) -> VersionOutcome:
         """Store a staged shard and answer with what became of its version. The buffer is free when this answers."""
+        lower_priority()
         link = self._coordinator()
 
         def report(done: ShardReport) -> VersionOutcome:

@@ -15,7 +15,7 @@ from ray_workers.checkpoint_manager import CheckpointManager
 from ray_workers.messages import StagedShard, VersionOutcome
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.errors import PawlError
-from ray_workers.uploader import Uploader
+from ray_workers.uploader import Uploader, lower_priority
 
 __all__ = ["InProcessPipeline", "PendingSave", "SavePipeline", "store_and_report"]
 
@@ -69,7 +69,9 @@ class InProcessPipeline:
         self._uploader = uploader
         self._staging = staging
         self._fence = fence
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="pawl-upload")
+        self._pool = ThreadPoolExecutor(
+            1, thread_name_prefix="pawl-upload", initializer=lower_priority
+        )
 
     def allocate(self, rank: int, *, count: int, size: int) -> list[str]:
         return self._staging.allocate(rank, count=count, size=size)

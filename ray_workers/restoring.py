@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import Buffer
+
 from ray_workers.messages import ResumePoint
 from ray_workers.planners import SHARED_PREFIX
 from ray_workers.resharding import check_worker_count, reshard, sources
@@ -42,13 +44,13 @@ class ShardCache:
     """Verified shards, each read once while a restore lasts."""
 
     store: ObjectStore
-    _read: dict[str, bytes]
+    _read: dict[str, Buffer]
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
         self._read = {}
 
-    def read(self, entry: ShardEntry) -> bytes:
+    def read(self, entry: ShardEntry) -> Buffer:
         if entry.key not in self._read:
             self._read[entry.key] = read_shard(self.store, entry)
         return self._read[entry.key]

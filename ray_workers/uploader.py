@@ -1,11 +1,16 @@
-"""From a staging buffer to a durable shard: digest, then put under a fresh key, try by try."""
+"""From a staging buffer to a durable shard: put under a fresh key, try by try, and digested in the same pass.
+
+Training has the first right to the processor: threads that upload have a lower priority (`lower_priority`).
+"""
 
 from __future__ import annotations
 
 import mmap
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,10 +21,19 @@ from ray_workers.store.errors import StoreUnavailableError, UploadFailedError
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.shards import ShardEntry
 
-__all__ = ["Uploader"]
+__all__ = ["Uploader", "lower_priority"]
+
+_NICENESS = 10
 
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
+
+
+def lower_priority() -> None:
+    """This thread, and those that it starts from now on, leave the processor to training where it is short."""
+    thread = threading.get_native_id()
+    if os.getpriority(os.PRIO_PROCESS, thread) < _NICENESS:
+        os.setpriority(os.PRIO_PROCESS, thread, _NICENESS)
 
 
 class Uploader:
@@ -54,10 +68,14 @@ class Uploader:
             StoreRefusedError: the store needs a person (full disk, no permission); trying again would not help.
         """
         started = time.monotonic()
-        with _mapped(Path(staged.path), staged.bytes) as shard:
-            digest = digest_of(shard)
+        with (
+            _mapped(Path(staged.path), staged.bytes) as shard,
+            # Inside, so that nothing reads the memory any more when it is unmapped.
+            ThreadPoolExecutor(1, "pawl-digest") as digesting,
+        ):
+            digest = digesting.submit(digest_of, shard)
             key = self._put(shard, fence)
-        entry = ShardEntry(rank=staged.rank, key=key, bytes=staged.bytes, digest=digest)
+        entry = ShardEntry(rank=staged.rank, key=key, bytes=staged.bytes, digest=digest.result())
         return ShardReport(
             staged=staged, entry=entry, fence=fence, upload_s=time.monotonic() - started
         )

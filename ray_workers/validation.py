@@ -126,7 +126,7 @@ def _sum_of_squares(tensor: torch.Tensor) -> float:
 
 
 def _structure_problem(
-    manifest: Manifest, shard: int, entry: ShardEntry, data: bytes
+    manifest: Manifest, shard: int, entry: ShardEntry, data: bytes | memoryview
 ) -> str | None:
     """The first disagreement between a shard's own table and the manifest; None when they agree."""
     table = {t.name: (t.dtype, t.shape) for t in parse_header(data, key=entry.key)}
@@ -142,7 +142,7 @@ def _structure_problem(
     return None
 
 
-def _tensors(entry: ShardEntry, data: bytes) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(entry: ShardEntry, data: bytes | memoryview) -> Iterator[tuple[str, torch.Tensor]]:
     view = bytearray(data)  # torch wants writable memory; the copy is dropped with the shard
     start = data_start(data, key=entry.key)
     for item in parse_header(data, key=entry.key):

@@ -60,6 +60,11 @@ class MemoryStore:
             raise InvalidInputError(f"The range {start}+{length} of {key!r} is negative.", key=key)
         return self._stored(key).data[start : start + length]
 
+    def read_into(self, key: str, start: int, target: memoryview) -> int:
+        found = self.get_range(key, start, len(target))
+        target[: len(found)] = found
+        return len(found)
+
     def put(self, key: str, data: Buffer) -> None:
         stored = _Stored(bytes(flat_view(data)), epoch_seconds())
         with self._lock:

@@ -1,6 +1,6 @@
 """The port: what Pawl needs of a store, and nothing more.
 
-Eight verbs, because the log, the shards, the readers and the sweep need exactly these. Keys are `/`-separated `str`
+Nine verbs, because the log, the shards, the readers and the sweep need exactly these. Keys are `/`-separated `str`
 relative to the root (no leading slash); bytes go in as any C-contiguous buffer, so that a mapped staging file is sent
 without a copy. Required of every backend: an atomic `put_if_absent` of a small object, read-after-write on `get`, and
 whole-object `put`. Listing is a hint: no rule of safety rests on it.
@@ -47,6 +47,12 @@ class ObjectStore(Protocol):
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from `start` (shorter only at the object's end). Raises `ObjectNotFoundError`."""
+
+    def read_into(self, key: str, start: int, target: memoryview) -> int:
+        """Fill `target` with bytes from `start`; how many there were, fewer only at the object's end.
+
+        For ranges that are fetched side by side into memory that is there already. Raises `ObjectNotFoundError`.
+        """
 
     def put(self, key: str, data: Buffer) -> None:
         """Store a whole object under a key that is used once; durable when it returns."""

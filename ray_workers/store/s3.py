@@ -95,6 +95,24 @@ class S3Store:
             return b""
         return self._read(check_key(key), start, start + length)
 
+    def read_into(self, key: str, start: int, target: memoryview) -> int:
+        if start < 0:
+            raise InvalidInputError(f"The start {start} in {key!r} is negative.", key=key)
+        if not target:
+            self.head(key)
+            return 0
+        with self._translated("read", check_key(key)):
+            try:
+                part = obstore.get_range(
+                    self._client(len(target)), key, start=start, length=len(target)
+                )
+            except BaseError as error:
+                if read_reply(error).status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    return 0
+                raise
+        target[: len(part)] = memoryview(part)
+        return len(part)
+
     def put(self, key: str, data: Buffer) -> None:
         view = flat_view(data)
         with self._translated("write", check_key(key)):

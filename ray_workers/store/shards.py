@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from typing_extensions import Buffer
 
-from ray_workers.store.checksum import verify
+from ray_workers.store.checksum import check_known, mismatch, verify
 from ray_workers.store.errors import DigestMismatchError, InvalidInputError, MalformedObjectError
+from ray_workers.store.fetch import PART_BYTES, fetch, new_memory
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.strict_json import Fields, parse_json
 
@@ -211,15 +212,25 @@ def _malformed(key: str, reason: str) -> MalformedObjectError:
     return MalformedObjectError(f"{key} is not a valid shard: {reason}.", key=key)
 
 
-def read_shard(store: ObjectStore, entry: ShardEntry) -> bytes:
+def read_shard(
+    store: ObjectStore, entry: ShardEntry, memory: Callable[[int], memoryview] = new_memory
+) -> bytes | memoryview:
     """The whole shard, size and digest verified before a byte is handed out.
 
-    A mismatch is read once more, because the transfer may be at fault and not the object.
+    A large one is read in parallel ranges and digested in the same pass. A mismatch is read once more, because the
+    transfer may be at fault and not the object.
+
+    Args:
+        store: where it is.
+        entry: what the manifest says of it.
+        memory: gives writable memory of so many bytes for a large shard.
 
     Raises:
         DigestMismatchError: both reads gave other bytes than were written.
         ObjectNotFoundError: it is not there.
     """
+    if entry.bytes > PART_BYTES:
+        return _read_large(store, entry, memory(entry.bytes))
     try:
         return _read_once(store, entry)
     except DigestMismatchError:
@@ -228,12 +239,34 @@ def read_shard(store: ObjectStore, entry: ShardEntry) -> bytes:
 
 def _read_once(store: ObjectStore, entry: ShardEntry) -> bytes:
     data = store.get(entry.key)
-    if len(data) != entry.bytes:
-        raise DigestMismatchError(
-            f"{entry.key} is damaged: it has {len(data)} bytes, but {entry.bytes} were written.",
-            key=entry.key,
-            expected=entry.bytes,
-            found=len(data),
-        )
+    _check_size(entry, len(data))
     verify(data, entry.digest, key=entry.key)
     return data
+
+
+def _read_large(store: ObjectStore, entry: ShardEntry, target: memoryview) -> memoryview:
+    algorithm = check_known(entry.digest, key=entry.key)
+    try:
+        return _fetch_once(store, entry, target, algorithm)
+    except DigestMismatchError:
+        return _fetch_once(store, entry, target, algorithm)
+
+
+def _fetch_once(
+    store: ObjectStore, entry: ShardEntry, target: memoryview, algorithm: str
+) -> memoryview:
+    _check_size(entry, store.head(entry.key).size)
+    found = fetch(store, entry.key, target, algorithm)
+    if found != entry.digest:
+        raise mismatch(entry.key, expected=entry.digest, found=found)
+    return target
+
+
+def _check_size(entry: ShardEntry, found: int) -> None:
+    if found != entry.bytes:
+        raise DigestMismatchError(
+            f"{entry.key} is damaged: it has {found} bytes, but {entry.bytes} were written.",
+            key=entry.key,
+            expected=entry.bytes,
+            found=found,
+        )

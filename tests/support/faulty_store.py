@@ -50,14 +50,14 @@ class Fault(Enum):
     UNAVAILABLE = auto()
     """A 503: `StoreUnavailableError`, nothing performed."""
     FLIP_BIT = auto()
-    """A `get` or `get_range` gives bytes with one bit turned; the stored ones stay good."""
+    """A `get`, `get_range` or `read_into` gives bytes with one bit turned; the stored ones stay good."""
     STALE_LIST = auto()
     """A listing as it was before this wrapper wrote or deleted anything."""
 
 
 _ONLY = {
     Fault.DELAY: WRITES,
-    Fault.FLIP_BIT: frozenset({"get", "get_range"}),
+    Fault.FLIP_BIT: frozenset({"get", "get_range", "read_into"}),
     Fault.STALE_LIST: frozenset({"list", "list_folders"}),
 }
 """A fault on a verb that it cannot befall would make a test that cannot fail."""
@@ -136,6 +136,11 @@ class FaultyStore:
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         return self._read("get_range", key, lambda: self._inner.get_range(key, start, length))
+
+    def read_into(self, key: str, start: int, target: memoryview) -> int:
+        found = self._read("read_into", key, lambda: self._inner.get_range(key, start, len(target)))
+        target[: len(found)] = found
+        return len(found)
 
     def put(self, key: str, data: Buffer) -> None:
         self._write("put", key, lambda: self._inner.put(key, data))

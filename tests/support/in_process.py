@@ -7,18 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from ray_workers import session
 from ray_workers.checkpoint_manager import AttemptIdentity, CheckpointManager
 from ray_workers.context import TrainingContext, set_context
-from ray_workers.messages import ResumePoint, StagedShard
+from ray_workers.messages import ResumePoint
 from ray_workers.opening_attempt import Applicant, open_attempt
-from ray_workers.pipeline import InProcessPipeline, PendingSave
+from ray_workers.pipeline import InProcessPipeline
 from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.resume import ResumeSpec, choose
+from ray_workers.saver import RankContent, Saver
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.attempts import end_attempt, read_run, this_process
 from ray_workers.store.log import RunLog
-from ray_workers.store.manifest import Manifest, VersionRef
+from ray_workers.store.manifest import Manifest, Progress, VersionRef
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.opening import StorageTarget
 from ray_workers.store.run_state import RunState
@@ -89,8 +92,7 @@ class OneProcess:
         manager = CheckpointManager(writable, identity, failure_budget=self.failure_budget)
         staging = StagingFolder(folder=self.staging, run_id=identity.run_id, fence=fence)
         uploader = Uploader(writable, self.run, tries=self.tries, sleep=lambda _: None)
-        kind = _PatientPipeline if self.wait_for_saves else InProcessPipeline
-        pipeline = kind(manager, uploader, staging, fence)
+        pipeline = InProcessPipeline(manager, uploader, staging, fence)
         set_context(
             TrainingContext(
                 storage=self.target,
@@ -107,7 +109,10 @@ class OneProcess:
         )
         outcome = "failed"
         try:
-            loop(dict(config or {}))
+            with mock.patch.object(
+                session, "Saver", _PatientSaver if self.wait_for_saves else Saver
+            ):
+                loop(dict(config or {}))
             outcome = "completed"
         finally:
             set_context(None)
@@ -120,11 +125,10 @@ class OneProcess:
         return load_manifest(store, self.run, read_run(store, self.run).newest_first()[0])
 
 
-class _PatientPipeline(InProcessPipeline):
-    def submit(self, staged: StagedShard) -> PendingSave:
-        pending = super().submit(staged)
-        pending.wait(60)
-        return pending
+class _PatientSaver(Saver):
+    def stage(self, content: RankContent, progress: Progress) -> None:
+        super().stage(content, progress)
+        self._unheard = self.wait(60)
 
 
 def _parent(point: ResumePoint | None) -> VersionRef | None:

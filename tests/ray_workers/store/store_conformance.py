@@ -101,6 +101,28 @@ class StoreConformance:
             expected = bytes(part)
         assert store.get("mapped") == expected
 
+    def test_ranges_go_into_memory_that_is_there(self, store: ObjectStore):
+        data = np.random.default_rng(3).bytes(3_000_001)
+        store.put("runs/a/one", data)
+        memory = bytearray(b"?" * 3_000_010)
+        view = memoryview(memory)
+        assert store.read_into("runs/a/one", 0, view[:1_000_000]) == 1_000_000
+        assert store.read_into("runs/a/one", 1_000_000, view[1_000_000:]) == 2_000_001
+        assert memory == data + b"?" * 9
+        for start in (3_000_001, 5_000_000):  # at the end, and beyond it
+            assert store.read_into("runs/a/one", start, view) == 0
+        assert store.read_into("runs/a/one", 7, view[:0]) == 0
+        assert memory == data + b"?" * 9
+
+    def test_an_absent_object_or_a_negative_start_gives_no_range(self, store: ObjectStore):
+        view = memoryview(bytearray(10))
+        for part in (view, view[:0]):
+            with pytest.raises(ObjectNotFoundError):
+                store.read_into("runs/a/absent", 0, part)
+        store.put("runs/a/one", b"1")
+        with pytest.raises(InvalidInputError, match="negative"):
+            store.read_into("runs/a/one", -1, view)
+
     def test_a_stored_object_does_not_follow_its_buffer(self, store: ObjectStore):
         buffer = bytearray(b"before")
         store.put("a", buffer)
