@@ -28,6 +28,7 @@ _COMMANDS = {
     "versions": "deployments.read_commands:versions_command",
     "show": "deployments.read_commands:show_command",
     "verify": "deployments.read_commands:verify_command",
+    "setup": "deployments.setup_command:setup_command",
     "tag": "deployments.tag_commands:tag_command",
     "untag": "deployments.tag_commands:untag_command",
     "tags": "deployments.tag_commands:tags_command",
