@@ -14,6 +14,10 @@ MAKEFLAGS += --no-print-directory
 # A tier named here must run and pass; a skipped test of it fails the session (tests/support/tiers.py).
 TIERS := unit,s3,ray,prefect
 
+# Processes that share the tests. Most of the long ones wait for real servers and processes, so more than the cores.
+JOBS ?= 3
+PYTEST := $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
+
 .PHONY: help
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,7 +43,7 @@ train: setup ## Train the digits loop here with everything embedded; storage is 
 
 .PHONY: test
 test: setup setup-s3 ## Run the tests: unit, conformance, Ceph, Ray, Prefect, one kill for every way back
-	PAWL_REQUIRE_TIERS=$(TIERS) $(BIN)/pytest
+	PAWL_REQUIRE_TIERS=$(TIERS) $(PYTEST)
 
 .PHONY: test-fast
 test-fast: setup ## Run the tests that need no Ray, Prefect or server
@@ -48,7 +52,7 @@ test-fast: setup ## Run the tests that need no Ray, Prefect or server
 
 .PHONY: test-all
 test-all: setup setup-s3 ## Run every test, the full matrices among them
-	PAWL_REQUIRE_TIERS=$(TIERS) HYPOTHESIS_PROFILE=ci $(BIN)/pytest -m 'not benchmark'
+	PAWL_REQUIRE_TIERS=$(TIERS) HYPOTHESIS_PROFILE=ci $(PYTEST) -m 'not benchmark'
 
 .PHONY: check
 check: setup ## Lint, format, types, import directions, spelling

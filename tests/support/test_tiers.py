@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.tiers import TierCheck, required_tiers
@@ -51,6 +53,25 @@ def test_one_skip_among_passes_of_a_server_tier_fails_the_session(pytester: pyte
 def test_a_failing_tier_is_not_called_covered(pytester: pytest.Pytester):
     result = run(pytester, {"s3"}, body="assert 0")
     result.assert_outcomes(passed=1, failed=2)
+
+
+def test_tests_shared_between_processes_are_counted_together(pytester: pytest.Pytester):
+    pytester.makepyprojecttoml('[tool.pytest.ini_options]\nmarkers = ["s3", "ray", "prefect"]')
+    pytester.makeconftest(
+        """
+        from tests.support.tiers import TierCheck
+
+        def pytest_configure(config):
+            shared = hasattr(config, "workerinput")
+            required = frozenset() if shared else frozenset({"unit", "s3", "ray"})
+            config.pluginmanager.register(TierCheck(required))
+        """
+    )
+    pytester.makepyfile(TWO_TIERS.format(body="pass"))
+    root = str(Path(__file__).parents[2])
+    result = pytester.runpytest_subprocess("--numprocesses=2", f"--override-ini=pythonpath={root}")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["*Tier 'ray' is required, and no test of it passed.*"])
 
 
 def test_no_test_at_all_is_a_gap(pytester: pytest.Pytester):

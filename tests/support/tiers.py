@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Container
 
 import pytest
 
@@ -37,19 +38,17 @@ class TierCheck:
 
     def __init__(self, required: frozenset[str]) -> None:
         self._required = required
-        self._tiers_of: dict[str, frozenset[str]] = {}
         self._passed: Counter[str] = Counter()
         self._skipped: Counter[str] = Counter()
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Order the tests, so that a slip in a pure function shows before any server is started."""
-        self._tiers_of = {item.nodeid: _tiers(item) for item in items}
-        items.sort(key=lambda item: max(TIERS.index(tier) for tier in self._tiers_of[item.nodeid]))
+        items.sort(key=lambda item: max(TIERS.index(tier) for tier in _tiers(item.keywords)))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count a test as passed when its body passed, as skipped whenever it was skipped."""
-        tiers = self._tiers_of.get(report.nodeid, frozenset())
+        tiers = _tiers(report.keywords)
         if report.skipped:
             self._skipped.update(tiers)
         elif report.when == "call" and report.passed:
@@ -75,8 +74,9 @@ class TierCheck:
         return None
 
 
-def _tiers(item: pytest.Item) -> frozenset[str]:
-    needed = frozenset(t for t in SERVER_TIERS if item.get_closest_marker(t) is not None)
+def _tiers(keywords: Container[str]) -> frozenset[str]:
+    """From the names of a test's markers, which a report brings along from another process too."""
+    needed = frozenset(tier for tier in SERVER_TIERS if tier in keywords)
     return needed or frozenset({"unit"})
 
 
