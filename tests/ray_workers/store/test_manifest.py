@@ -273,7 +273,9 @@ def test_construction_refuses(fields):
 
 
 @pytest.mark.parametrize(
-    "config", [{"x": math.nan}, {"x": object()}, {"x": "\ud800"}, {1: 1, "a": 2}], ids=repr
+    "config",
+    [{"x": math.nan}, {"x": object()}, {"x": "\ud800"}, {1: 1, "a": 2}],
+    ids=["nan", "object", "lone surrogate", "keys of two types"],
 )
 def test_a_configuration_that_is_no_json_is_refused(config):
     with pytest.raises(InvalidInputError, match="cannot be written as JSON"):
