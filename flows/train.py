@@ -53,6 +53,6 @@ def train(
         if attempt.finished is None:
             resume_point = find_resume_point(attempt)
             run_training(attempt, resume_point)
-            retired = apply_retention(attempt)
-            record_lineage(attempt, retired)
+            ending.retention = apply_retention(attempt)
+    record_lineage(attempt, ending.retention)
     return ending.state

@@ -30,6 +30,8 @@ class Ending:
     """How the flow run ends; set by `ended_properly`."""
 
     state: State[Any] = field(default_factory=Completed)
+    retention: tuple[str, ...] = ()
+    """What retention planned and did, as lines for the lineage page."""
 
 
 @contextmanager

@@ -85,5 +85,5 @@ class LineagePublisher:
 
 @task(cache_policy=NO_CACHE, task_run_name="record-lineage")
 def record_lineage(attempt: Attempt, retention: tuple[str, ...] = ()) -> None:
-    """Publish the lineage as it stands at the end of the flow run."""
+    """Publish the lineage when the attempt's end is in the log, so that the page shows how it ended."""
     LineagePublisher(attempt).publish(retention)

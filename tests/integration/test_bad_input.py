@@ -16,6 +16,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -322,3 +327,14 @@ def test_a_finished_run_says_so_and_trains_on_only_if_asked_for_more(calls: Call
     assert "is finished" in again.stdout
     assert pawl_train("--set", "epochs=2").exit_code == 0
     assert len(calls) == 2
+    assert lineage_headline(newest_flow_run()).startswith("**completed**")
+
+
+def lineage_headline(flow_run: FlowRun) -> str:
+    wanted = ArtifactFilterFlowRunId(any_=[flow_run.id])
+    key = ArtifactFilterKey(any_=["lineage-run"])
+    with get_client(sync_client=True) as client:
+        (artifact,) = client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=wanted, key=key)
+        )
+    return str(artifact.description)
