@@ -52,6 +52,12 @@ class Scaling(_Settings):
             "samples, new random streams)."
         ),
     )
+    log_lines_per_second: float = Field(
+        default=20,
+        ge=0,
+        le=1000,
+        description="Log lines of each worker that go to the flow run's Logs, in the long run. 0: none.",
+    )
 
     @property
     def jobs_address(self) -> str | None:

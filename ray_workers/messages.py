@@ -12,6 +12,7 @@ from ray_workers.store.manifest import Curve, Progress
 from ray_workers.store.shards import ShardEntry
 
 __all__ = [
+    "LogLine",
     "PawlEvent",
     "RankState",
     "ResumePoint",
@@ -96,6 +97,17 @@ class VersionOutcome:
     reason: str | None = None
     stop: str | None = None
     """`fence_lost` or `budget_spent`: the attempt must end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """One line that a rank printed or logged."""
+
+    rank: int
+    level: int
+    """As in `logging`."""
+    text: str
+    at: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from ray_workers.messages import ShardReport, StagedShard, VersionOutcome
+from ray_workers.log_collecting import LineBox
+from ray_workers.messages import LogLine, ShardReport, StagedShard, VersionOutcome
 from ray_workers.pipeline import store_and_report
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.errors import StoreUnavailableError
@@ -59,6 +60,16 @@ class NodeAgent:
         self._known = threading.Event()
         self._uploader = Uploader(root.store, config.run, tries=config.upload_tries)
         self._staging.remove_leftovers()
+        self._lines = LineBox()
+
+    @ray.method(concurrency_group="control")
+    def put_lines(self, lines: list[LogLine]) -> None:
+        self._lines.put(lines)
+
+    @ray.method(concurrency_group="control")
+    def take_lines(self) -> list[LogLine]:
+        """What the ranks of this node printed and logged since the last call."""
+        return self._lines.take()
 
     @ray.method(concurrency_group="control")
     def attach(self, coordinator: Coordinator) -> None:

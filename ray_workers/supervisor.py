@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_workers.checkpoint_actor import CheckpointActor, actor_name
 from ray_workers.checkpoint_manager import AttemptIdentity
+from ray_workers.log_collecting import LogCollector
 from ray_workers.messages import PawlEvent
 from ray_workers.node_agent import AgentConfig, Coordinator, NodeAgent, agent_name
 from ray_workers.store.attempts import start_incarnation
@@ -77,6 +78,7 @@ class Supervisor:
         self._agents: dict[str, Any] = {}
         self._stop: str | None = None
         self._validation = _Validation()
+        self._log_lines = LogCollector(task.on_event)
         self._fence_checked = time.monotonic()
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
@@ -105,6 +107,7 @@ class Supervisor:
         if self._thread is not None:
             self._thread.join(_CALL_TIMEOUT_S)
         self._drain()
+        self._log_lines.finish(self._agents)
         for agent in self._agents.values():
             agent.release.remote(None)
         for actor in (self._actor, self._validation.actor):
@@ -134,6 +137,7 @@ class Supervisor:
             try:
                 self._drain()
                 self._watch_agents()
+                self._log_lines.collect(self._agents)
                 self._check_fence()
                 self._drive_validation()
             except PawlError as error:

@@ -12,9 +12,10 @@ import ray.train
 
 from ray_workers.context import TrainingContext, set_context
 from ray_workers.entrypoints import load_entrypoint
-from ray_workers.messages import ResumePoint
+from ray_workers.messages import LogLine, ResumePoint
 from ray_workers.node_agent import agent_name
 from ray_workers.policies.save_interval import SaveThresholds
+from ray_workers.rank_logs import RankLogs
 from ray_workers.ray_cluster import NAMESPACE
 from ray_workers.ray_pipeline import RayPipeline
 from ray_workers.ray_reporting import RayAnnouncer
@@ -34,6 +35,7 @@ class WorkerJob:
     resume: ResumePoint | None
     thresholds: SaveThresholds
     buffers: int
+    log_lines_per_second: float
     on_changed_workers: str = "refuse"
 
 
@@ -59,7 +61,12 @@ def run_worker(job: WorkerJob) -> None:
         announcer=RayAnnouncer(job.target.url, job.run, rank),
     )
     set_context(context)
+
+    def send(lines: list[LogLine]) -> None:
+        agent.put_lines.remote(lines)
+
     try:
-        load_entrypoint(job.entrypoint)(dict(job.config))
+        with RankLogs(rank, send, per_second=job.log_lines_per_second):
+            load_entrypoint(job.entrypoint)(dict(job.config))
     finally:
         set_context(None)

@@ -111,6 +111,7 @@ def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
             every_seconds=job.saving.every_seconds,
         ),
         buffers=job.saving.buffers,
+        log_lines_per_second=scaling.log_lines_per_second,
         on_changed_workers=scaling.on_changed_workers,
     )
     resources = {"CPU": scaling.cpus_per_worker}

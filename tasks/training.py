@@ -71,7 +71,7 @@ def _teller(publisher: LineagePublisher, bar: ProgressBar) -> Callable[[PawlEven
             if event.kind in _WARNINGS or event.details.get("reason")
             else logging.INFO
         )
-        logger.log(level, event.message)
+        logger.log(int(event.details.get("level", level)), event.message)
         if event.kind == "committed":
             bar.show(event)
         if event.kind in ("committed", "verdict", "actor_restarted"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +27,16 @@ from ray_workers.validation import SoundnessPolicy
 pytestmark = pytest.mark.ray
 
 WHERE = """
-import ray
+import logging
+
+import ray.train
 
 from ray_workers.loops import digits
 
 
 def train_loop(config):
+    print("hello from rank", ray.train.get_context().get_world_rank())
+    logging.getLogger("mine").warning("careful")
     digits.train_loop(config)
 
 
@@ -61,7 +66,11 @@ def two_raylets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def run_attempt(
-    project: Path, folder: Path, function: str, config: dict[str, Any] | None = None
+    project: Path,
+    folder: Path,
+    function: str,
+    config: dict[str, Any] | None = None,
+    told: list[PawlEvent] | None = None,
 ) -> tuple[StorageTarget, list[PawlEvent]]:
     if str(project) not in sys.path:
         sys.path.insert(0, str(project))
@@ -73,7 +82,7 @@ def run_attempt(
     )
     log, fence = open_attempt(store, "run", ResumeSpec.parse("auto"), applicant)
     point = choose(store, log, fence, required="sound", policy=SoundnessPolicy()).point
-    events: list[PawlEvent] = []
+    events: list[PawlEvent] = [] if told is None else told
     job = TrainingJob(
         target=target,
         run="run",
@@ -105,12 +114,19 @@ def test_two_raylets_each_with_its_agent_make_one_version(
     state = read_run(target.open().store, "run")
     assert [v.rung for v in state.newest_first()] == ["sound", "sound"]
     assert [e.details["number"] for e in events if e.kind == "committed"] == [1, 2]
-    assert {e.kind for e in events} == {"committed", "verdict"}
+    assert {e.kind for e in events} == {"committed", "verdict", "log"}
+    said = {(e.details["rank"], e.details["level"], e.message) for e in events if e.kind == "log"}
+    for rank in (0, 1):
+        assert (rank, logging.INFO, f"[rank {rank}] hello from rank {rank}") in said
+        assert (rank, logging.WARNING, f"[rank {rank}] careful") in said
 
 
 def test_what_the_loop_raises_names_rank_and_error(two_raylets: Path, tmp_path: Path) -> None:
+    told: list[PawlEvent] = []
     with pytest.raises(TrainingFailedError, match=r"rank \d: ValueError: planted in the loop"):
-        run_attempt(two_raylets, tmp_path, "raises")
+        run_attempt(two_raylets, tmp_path, "raises", told=told)
+    errors = [e.message for e in told if e.details.get("level") == logging.ERROR]
+    assert any("ValueError: planted in the loop" in message for message in errors)
 
 
 def test_an_error_of_ours_comes_back_as_itself(two_raylets: Path, tmp_path: Path) -> None:
