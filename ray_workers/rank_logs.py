@@ -159,7 +159,7 @@ class _StreamTap:
             self._line(self._rest)
 
     def _heard(self, text: str) -> int:
-        written = self._write(text)
+        written: int = self._write(text)
         *lines, self._rest = (self._rest + text).split("\n")
         self._rest = self._rest[-_LONGEST:].rpartition("\r")[2]  # a progress bar redraws itself
         for line in lines:

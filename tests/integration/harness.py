@@ -63,8 +63,8 @@ class StoredRun:
         assert manifest.progress.finished
         return [shard.digest for shard in manifest.shards]
 
-    def wait_for_versions(self, count: int) -> None:
-        wait_until(lambda: self.committed() >= count, what=f"{count} versions of {self.run}")
+    def wait_for_versions(self, count: int, timeout_s: float = 120.0) -> None:
+        wait_until(lambda: self.committed() >= count, timeout_s, f"{count} versions of {self.run}")
 
 
 @dataclass(slots=True, kw_only=True)

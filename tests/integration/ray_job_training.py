@@ -35,6 +35,7 @@ class JobTraining:
     head: RayHead
     stored: StoredRun
     env: Mapping[str, str] = field(default_factory=dict)
+    started: list[PawlProcess] = field(default_factory=list)
 
     def start(
         self, *extra: str, config: Mapping[str, Any] = SMALL, entrypoint: str = DIGITS
@@ -43,7 +44,19 @@ class JobTraining:
             self.stored.run, "--storage", self.stored.target.url, "--retries", "0",
             "--ray-address", self.head.jobs_address, *extra, config=config, entrypoint=entrypoint,
         )  # fmt: skip
-        return start_pawl(self.folder, *arguments, env=self.env)
+        process = start_pawl(self.folder, *arguments, env=self.env)
+        self.started.append(process)
+        return process
+
+    def wait_for_versions(self, count: int) -> None:
+        """A job that others start with is slower than a child of this process."""
+        self.stored.wait_for_versions(count, 400)
+
+    def end(self) -> None:
+        """Nothing that this started outlives its test."""
+        for process in self.started:
+            if process.process.poll() is None:
+                process.kill_everything()
 
     def jobs(self) -> RayJobs:
         return RayJobs(self.head.jobs_address)
@@ -54,7 +67,7 @@ class JobTraining:
         return job_name(str(state.run_id), base_fence(state, max(state.attempts)))
 
     def wait_for_status(self, job: str, *wanted: str) -> None:
-        wait_until(lambda: self.jobs().status(job) in wanted, 240, f"{job} {wanted}")
+        wait_until(lambda: self.jobs().status(job) in wanted, 400, f"{job} {wanted}")
 
     def kinds(self) -> list[str]:
         """Kinds of all records, in order, read from the store itself."""

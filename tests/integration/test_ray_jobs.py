@@ -33,7 +33,7 @@ def training(
     s3_server: S3Server,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> JobTraining:
+) -> Iterator[JobTraining]:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     keys = S3Credentials(
         access_key_id=s3_server.access_key,
@@ -42,12 +42,14 @@ def training(
         endpoint_url=s3_server.endpoint,
     )
     target = StorageTarget(f"s3://{s3_server.new_bucket()}/pawl", keys)
-    return JobTraining(
+    made = JobTraining(
         folder=tmp_path,
         head=ray_head,
         stored=StoredRun(target=target, run="run"),
         env={**prefect_server.env, **s3_server.environment(), "RAY_AUTH_MODE": "disabled"},
     )
+    yield made
+    made.end()
 
 
 @pytest.mark.s3
@@ -56,12 +58,12 @@ def test_a_killed_flow_leaves_the_job_training_and_the_next_one_follows_it(
     training: JobTraining, uninterrupted: list[str], s3_server: S3Server
 ) -> None:
     first = training.start(config=SLOW)
-    training.stored.wait_for_versions(2)
+    training.wait_for_versions(2)
     kill(first)
     seen = training.stored.committed()
-    training.stored.wait_for_versions(seen + 1)  # nobody follows, and it goes on
+    training.wait_for_versions(seen + 1)  # nobody follows, and it goes on
     second = training.start(config=SLOW)
-    assert second.wait() == 0, second.output
+    assert second.wait(600) == 0, second.output
     assert "trains already" in second.output
     assert training.stored.final_digests() == uninterrupted
     kinds = training.kinds()
@@ -90,11 +92,11 @@ def test_a_job_that_completed_meanwhile_is_taken_over(
     training: JobTraining, uninterrupted: list[str]
 ) -> None:
     first = training.start(config=SLOW)
-    training.stored.wait_for_versions(2)
+    training.wait_for_versions(2)
     kill(first)
     training.wait_for_status(training.job(), "SUCCEEDED")
     second = training.start(config=SLOW)
-    assert second.wait() == 0, second.output
+    assert second.wait(600) == 0, second.output
     assert "is finished" in second.output
     assert training.stored.final_digests() == uninterrupted
     assert training.kinds().count("AttemptStarted") == 1
@@ -106,13 +108,13 @@ def test_a_job_that_failed_meanwhile_is_followed_by_a_new_attempt(
     training: JobTraining, uninterrupted: list[str]
 ) -> None:
     first = training.start(config=SLOW)
-    training.stored.wait_for_versions(2)
+    training.wait_for_versions(2)
     kill(first)
     job = training.job()
     wait_until(lambda: training.head.actors("RayTrainWorker"), 60, "a worker")[0].kill()
     training.wait_for_status(job, "FAILED")
     second = training.start(config=SLOW)
-    assert second.wait() == 0, second.output
+    assert second.wait(600) == 0, second.output
     assert training.job() != job
     assert training.stored.final_digests() == uninterrupted
     state = training.stored.state
@@ -126,10 +128,10 @@ def test_another_configuration_does_not_follow_the_job_but_takes_the_run_over(
     training: JobTraining,
 ) -> None:
     first = training.start(config=SLOW)
-    training.stored.wait_for_versions(2)
+    training.wait_for_versions(2)
     kill(first)
     job = training.job()
     second = training.start(config={**SLOW, "epochs": 2})
-    assert second.wait() == 0, second.output
+    assert second.wait(600) == 0, second.output
     training.wait_for_status(job, "FAILED")
     assert training.kinds().count("AttemptStarted") == 2
