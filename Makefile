@@ -54,6 +54,10 @@ test-fast: setup ## Run the tests that need no Ray, Prefect or server
 test-all: setup setup-s3 ## Run every test, the full matrices among them
 	PAWL_REQUIRE_TIERS=$(TIERS) HYPOTHESIS_PROFILE=ci $(PYTEST) -m 'not benchmark'
 
+.PHONY: test-faults
+test-faults: setup setup-s3 ## Play the whole fault sweep on memory, folder and Ceph; writes its tables into docs/reliability.md
+	$(BIN)/python -m tests.support.fault_campaign --report docs/reliability.md
+
 .PHONY: check
 check: setup ## Lint, format, types, import directions, spelling
 	$(BIN)/ruff check

@@ -27,7 +27,7 @@ from ray_workers.store.errors import (
 )
 from ray_workers.store.object_store import ObjectInfo, ObjectStore
 
-__all__ = ["Call", "Died", "Fault", "FaultyStore", "Landing", "Plan", "fail_writes"]
+__all__ = ["Call", "Died", "Fault", "FaultyStore", "Landing", "Plan", "can_befall", "fail_writes"]
 
 Answer = TypeVar("Answer")
 
@@ -52,15 +52,35 @@ class Fault(Enum):
     FLIP_BIT = auto()
     """A `get`, `get_range` or `read_into` gives bytes with one bit turned; the stored ones stay good."""
     STALE_LIST = auto()
-    """A listing as it was before this wrapper wrote or deleted anything."""
+    """A listing as it was before this wrapper, or one it shares `before` with, wrote or deleted anything."""
+    ANSWER_TWICE = auto()
+    """The request reaches the store twice and the caller sees the second answer; a `delete` comes again on `land()`."""
+    TEAR = auto()
+    """A `put` breaks off in the middle: half of the object is there, and `StoreUnavailableError` is raised."""
+    ROT = auto()
+    """A write succeeds, and then one bit of what is stored turns, for everybody and for ever."""
+    BUSY = auto()
+    """A 409, another conditional write is under way: `StoreUnavailableError`, nothing performed."""
+    TAKEN = auto()
+    """A 412 although the key is free: the write that made it so failed in the end. Nothing performed."""
 
 
+CREATES = frozenset({"put_if_absent"})
 _ONLY = {
     Fault.DELAY: WRITES,
     Fault.FLIP_BIT: frozenset({"get", "get_range", "read_into"}),
     Fault.STALE_LIST: frozenset({"list", "list_folders"}),
+    Fault.ANSWER_TWICE: WRITES,
+    Fault.TEAR: frozenset({"put"}),
+    Fault.ROT: frozenset({"put", "put_if_absent"}),
+    Fault.BUSY: WRITES,
+    Fault.TAKEN: CREATES,
 }
 """A fault on a verb that it cannot befall would make a test that cannot fail."""
+
+
+def can_befall(fault: Fault, verb: str) -> bool:
+    return fault not in _ONLY or verb in _ONLY[fault]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +118,23 @@ class FaultyStore:
     Args:
         inner: the store that keeps the bytes; open a second wrapper on it to play the next process.
         plan: faults by call number, or a function of the call.
+        before: what stood under each key before it was first written; shared by the wrappers of several processes, so
+            that a stale listing is as old as all of them.
     """
 
-    def __init__(self, inner: ObjectStore, plan: Mapping[int, Fault] | Plan | None = None) -> None:
+    def __init__(
+        self,
+        inner: ObjectStore,
+        plan: Mapping[int, Fault] | Plan | None = None,
+        *,
+        before: dict[str, ObjectInfo | None] | None = None,
+    ) -> None:
         self._inner = inner
         self._plan: Plan = plan if callable(plan) else _by_number(plan or {})
         self._lock = threading.Lock()
         self._delayed: list[tuple[Call, Callable[[], None]]] = []
-        self._before: dict[str, ObjectInfo | None] = {}
+        self._before: dict[str, ObjectInfo | None] = {} if before is None else before
+        self._written = 0
         self.calls: list[Call] = []
         self.dead = False
 
@@ -143,7 +172,7 @@ class FaultyStore:
         return len(found)
 
     def put(self, key: str, data: Buffer) -> None:
-        self._write("put", key, lambda: self._inner.put(key, data))
+        self._write("put", key, lambda: self._inner.put(key, data), data)
 
     def put_if_absent(self, key: str, data: Buffer) -> None:
         self._write("put_if_absent", key, lambda: self._inner.put_if_absent(key, data))
@@ -173,18 +202,17 @@ class FaultyStore:
         with self._lock:
             if self.dead:
                 raise Died(f"{verb} {key!r} by a process that died before")
-            writes = sum(call.is_write for call in self.calls) + (verb in WRITES)
-            call = Call(number=len(self.calls) + 1, write_number=writes, verb=verb, key=key)
+            self._written += verb in WRITES
+            call = Call(number=len(self.calls) + 1, write_number=self._written, verb=verb, key=key)
             self.calls.append(call)
         fault = self._plan(call)
-        if fault in _ONLY and verb not in _ONLY[fault]:
+        if fault is not None and not can_befall(fault, verb):
             raise AssertionError(
                 f"{fault} cannot befall call {call.number}, a {verb}: mend the test"
             )
         if fault is Fault.DIE_BEFORE:
             self._die(call)
-        if fault is Fault.UNAVAILABLE:
-            raise StoreUnavailableError(f"503 on purpose at call {call.number}.", key=key)
+        _refuse_on_purpose(call, fault)
         return call, fault
 
     def _perform(self, call: Call, fault: Fault | None, perform: Callable[[], Answer]) -> Answer:
@@ -199,21 +227,28 @@ class FaultyStore:
     def _read(self, verb: str, key: str, perform: Callable[[], bytes]) -> bytes:
         call, fault = self._begin(verb, key)
         data = self._perform(call, fault, perform)
-        if fault is Fault.FLIP_BIT:
-            turned = bytearray(data)
-            turned[len(turned) // 2] ^= 1
-            data = bytes(turned)
-        return data
+        return _turned(data) if fault is Fault.FLIP_BIT else data
 
-    def _write(self, verb: str, key: str, perform: Callable[[], None]) -> None:
+    def _write(self, verb: str, key: str, perform: Callable[[], None], data: Buffer = b"") -> None:
         call, fault = self._begin(verb, key)
         if key not in self._before:
             self._before[key] = self._info(key)
+        if fault is Fault.TEAR:
+            self._inner.put(key, bytes(data)[: memoryview(data).nbytes // 2])
+            raise StoreUnavailableError(f"Torn on purpose at call {call.number}.", key=key)
         if fault is Fault.DELAY:
             with self._lock:
                 self._delayed.append((call, perform))
             raise StoreUnavailableError(f"Delayed on purpose at call {call.number}.", key=key)
+        if fault is Fault.ANSWER_TWICE:
+            with contextlib.suppress(PawlError):
+                perform()
+            if verb == "delete":
+                with self._lock:
+                    self._delayed.append((call, perform))
         self._perform(call, fault, perform)
+        if fault is Fault.ROT:
+            self._inner.put(key, _turned(self._inner.get(key)))
 
     def _info(self, key: str) -> ObjectInfo | None:
         try:
@@ -235,6 +270,20 @@ class FaultyStore:
     def _die(self, call: Call) -> NoReturn:
         self.dead = True
         raise Died(f"{call.verb} {call.key!r}, call {call.number}")
+
+
+def _refuse_on_purpose(call: Call, fault: Fault | None) -> None:
+    if fault in {Fault.UNAVAILABLE, Fault.BUSY}:
+        status = 503 if fault is Fault.UNAVAILABLE else 409
+        raise StoreUnavailableError(f"{status} on purpose at call {call.number}.", key=call.key)
+    if fault is Fault.TAKEN:
+        raise ObjectExistsError(f"412 on purpose at call {call.number}.", key=call.key)
+
+
+def _turned(data: bytes) -> bytes:
+    turned = bytearray(data)
+    turned[len(turned) // 2] ^= 1
+    return bytes(turned)
 
 
 def _by_number(faults: Mapping[int, Fault]) -> Plan:

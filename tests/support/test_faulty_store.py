@@ -4,7 +4,7 @@ import pytest
 
 from ray_workers.store.errors import ObjectExistsError, ObjectNotFoundError, StoreUnavailableError
 from ray_workers.store.memory import MemoryStore
-from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.object_store import ObjectInfo, ObjectStore
 from tests.ray_workers.store.store_conformance import StoreConformance
 from tests.support.faulty_store import Call, Died, Fault, FaultyStore, fail_writes
 
@@ -107,6 +107,43 @@ def test_a_stale_listing_shows_the_store_before_this_process_wrote(inner):
     assert [info.key for info in store.list("runs/")] == ["runs/gone/1", "runs/old/1"]
     assert store.list_folders("runs") == ["gone", "old"]
     assert store.list_folders("runs") == ["new", "old"]
+
+
+def test_a_request_that_arrives_twice_is_answered_for_the_second_time(inner):
+    store = FaultyStore(inner, dict.fromkeys([1, 2, 3], Fault.ANSWER_TWICE))
+    with pytest.raises(ObjectExistsError):
+        store.put_if_absent("record", b"mine")
+    store.put("data", b"mine")
+    store.delete("data")
+    assert [info.key for info in inner.list("")] == ["record"]
+    inner.put("data", b"again")
+    assert [landing.call.verb for landing in store.land()] == ["delete"]
+    assert [info.key for info in inner.list("")] == ["record"]
+
+
+def test_a_torn_put_leaves_half_and_a_rotten_one_a_turned_bit(inner):
+    store = FaultyStore(inner, {1: Fault.TEAR, 2: Fault.ROT})
+    with pytest.raises(StoreUnavailableError):
+        store.put("a", b"1234")
+    store.put_if_absent("b", b"\0\0\0")
+    assert (inner.get("a"), inner.get("b")) == (b"12", b"\0\1\0")
+
+
+def test_conflicts_perform_nothing(inner):
+    store = FaultyStore(inner, {1: Fault.BUSY, 2: Fault.TAKEN})
+    with pytest.raises(StoreUnavailableError, match="409"):
+        store.put_if_absent("a", b"")
+    with pytest.raises(ObjectExistsError, match="412"):
+        store.put_if_absent("a", b"")
+    assert list(inner.list("")) == []
+
+
+def test_wrappers_that_share_what_was_before_see_the_same_stale_listing(inner):
+    before: dict[str, ObjectInfo | None] = {}
+    FaultyStore(inner, before=before).put("a", b"")
+    reader = FaultyStore(inner, {1: Fault.STALE_LIST}, before=before)
+    assert list(reader.list("")) == []
+    assert [info.key for info in reader.list("")] == ["a"]
 
 
 def test_a_fault_that_cannot_befall_its_call_fails_the_test(inner):

@@ -1,0 +1,55 @@
+"""A sample of the sweep: every single step with every fault, some hundred histories. `make test-faults` plays it all."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_workers.store.local_folder import LocalFolderStore
+from tests.support.simulation.enumeration import (
+    FAULTS,
+    STEPS,
+    Counts,
+    enumerate_sequence,
+    sequences,
+)
+from tests.support.simulation.histories import Mix, play_history
+from tests.support.simulation.world import simulated
+
+pytestmark = pytest.mark.fault
+
+MIX = Mix()
+
+
+def test_nothing_breaks_whatever_call_of_one_step_goes_wrong():
+    counts = Counts()
+    with simulated():
+        for names in sequences(1):
+            enumerate_sequence(names, counts)
+    assert {step for step, _ in counts.cases} == set(STEPS)
+    assert {injury for _, injury in counts.cases} == {injury.name for injury in FAULTS}
+    assert counts.total > 5 * counts.crash_points > 1000
+
+
+def test_nothing_breaks_when_two_steps_follow_the_one_that_went_wrong():
+    counts = Counts()
+    with simulated():
+        enumerate_sequence(["retire", "collect", "start"], counts)
+    assert {step for step, _ in counts.cases} == {"retire", "collect", "start"}
+
+
+def test_nothing_breaks_in_random_histories():
+    with simulated():
+        calls = [play_history(seed, MIX) for seed in range(150)]
+    assert sum(calls) > 10_000
+
+
+def test_nothing_breaks_in_random_histories_in_a_folder(tmp_path):
+    with simulated():
+        for seed in range(1000, 1010):
+            play_history(seed, MIX, LocalFolderStore(tmp_path / str(seed)))
+
+
+def test_a_seed_plays_the_same_history_again():
+    with simulated():
+        first, again = ([play_history(seed, MIX) for seed in range(20)] for _ in range(2))
+    assert first == again
