@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
+import sys
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Self
 
 import pytest
 from typing_extensions import Buffer
@@ -15,7 +17,6 @@ from ray_workers.store import key_syntax
 from ray_workers.store import log as log_module
 from ray_workers.store.commit import commit_version, put_with_retries
 from ray_workers.store.log import RunLog
-from ray_workers.store.log_reader import LogReader, Slot
 from ray_workers.store.manifest import Manifest
 from ray_workers.store.records import Record
 from tests.support.simulation.processes import Process
@@ -41,7 +42,9 @@ def simulated(*, cache_every: int | None = None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for function in (RunLog.__init__, commit_version, put_with_retries):
             patch.setitem(function.__kwdefaults__ or {}, "sleep", Process.sleep)
-        patch.setattr(LogReader, "read_many", _read_one_by_one)
+        for name, module in list(sys.modules.items()):
+            if name.startswith("ray_workers.") and hasattr(module, "ThreadPoolExecutor"):
+                patch.setattr(module, "ThreadPoolExecutor", _OneByOne)
         patch.setattr(log_module, "utc_now", lambda: "2026-11-24T00:00:00.000+00:00")
         patch.setattr(key_syntax, "is_key", functools.lru_cache(_REMEMBERED)(key_syntax.is_key))
         patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=_ids.getrandbits(128)))
@@ -51,8 +54,20 @@ def simulated(*, cache_every: int | None = None) -> Iterator[None]:
         yield
 
 
-def _read_one_by_one(self: LogReader, slots: Iterable[int]) -> list[Slot]:
-    return [self.read(slot) for slot in slots]
+class _OneByOne:
+    """Stands in for a pool of threads, so that one seed gives one order."""
+
+    def __init__(self, workers: int) -> None:
+        del workers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left to wait for."""
+
+    def map(self, call: Callable[..., Any], *items: Iterable[Any]) -> list[Any]:
+        return [call(*each) for each in zip(*items, strict=False)]
 
 
 def _parse_once(patch: pytest.MonkeyPatch) -> None:
