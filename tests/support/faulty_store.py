@@ -248,7 +248,8 @@ class FaultyStore:
                     self._delayed.append((call, perform))
         self._perform(call, fault, perform)
         if fault is Fault.ROT:
-            self._inner.put(key, _turned(self._inner.get(key)))
+            # Another bit than a read turns, or a flip in transfer would mend it.
+            self._inner.put(key, _turned(self._inner.get(key), bit=1 << 1))
 
     def _info(self, key: str) -> ObjectInfo | None:
         try:
@@ -280,9 +281,9 @@ def _refuse_on_purpose(call: Call, fault: Fault | None) -> None:
         raise ObjectExistsError(f"412 on purpose at call {call.number}.", key=call.key)
 
 
-def _turned(data: bytes) -> bytes:
+def _turned(data: bytes, *, bit: int = 1) -> bytes:
     turned = bytearray(data)
-    turned[len(turned) // 2] ^= 1
+    turned[len(turned) // 2] ^= bit
     return bytes(turned)
 
 

@@ -22,7 +22,13 @@ from tests.support.simulation.told import Resumed, Told
 __all__ = ["check_everything", "follow"]
 
 _FINE = ("done", "died", "object_exists", "rule_refused", "fence_lost", "run_busy", "version_gone")
-_LATER = ("store_unavailable", "version_not_found", "run_not_found", "object_not_found")
+_LATER = (
+    "store_unavailable",
+    "outcome_unknown",
+    "version_not_found",
+    "run_not_found",
+    "object_not_found",
+)
 _DAMAGE = ("digest_mismatch", "malformed_object")
 
 
