@@ -59,7 +59,13 @@ _INTERRUPTED = 130
 @click.option("--metric", help="Metric for --keep-best (default loss).")
 @click.option(
     "--required",
-    help="Rung a resume point must have: committed, verified or sound (default sound).",
+    help="Rung a resume point must have: committed, verified, sound or restorable (default sound).",
+)
+@click.option(
+    "--probe", help="module:function of a loss probe, evaluated again from the stored bytes."
+)
+@click.option(
+    "--check", "checks", multiple=True, help="module:function of a check of your own; repeatable."
 )
 @click.option("--resume", default="auto", show_default=True, help="auto, never, or RUN@VERSION.")
 @click.option(
@@ -144,7 +150,13 @@ def _parameters(entrypoint: str, config: dict[str, Any], options: dict[str, Any]
                     every_seconds=options["every_seconds"],
                 )
             ),
-            "validation": Validation(**given(required=options["required"])),
+            "validation": Validation(
+                **given(
+                    required=options["required"],
+                    probe=options["probe"],
+                    checks=options["checks"],
+                )
+            ),
             "retention": Retention(
                 **given(
                     keep_last=options["keep_last"],

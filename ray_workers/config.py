@@ -21,7 +21,7 @@ __all__ = [
     "check_training_config",
 ]
 
-Rung = Literal["committed", "verified", "sound"]
+Rung = Literal["committed", "verified", "sound", "restorable"]
 
 
 class _Settings(BaseModel):
@@ -118,6 +118,29 @@ class Validation(_Settings):
         default=10.0,
         gt=1,
         description="A version whose parameter norm is this many times larger or smaller than its parent's is not sound.",
+    )
+    max_drift: float = Field(
+        default=10.0,
+        gt=0,
+        description=(
+            "Greatest robust z-score of a change of the parameters, against the changes between the run's versions."
+        ),
+    )
+    probe: str | None = Field(
+        default=None,
+        description=(
+            "module:function that takes the config and returns (model, probe): the loss of a small fixed batch, which "
+            "must be the same from the stored bytes as when it was saved."
+        ),
+    )
+    probe_tolerance: float = Field(
+        default=1e-5,
+        ge=0,
+        description="Greatest relative difference between the two losses of the probe.",
+    )
+    checks: tuple[str, ...] = Field(
+        default=(),
+        description="Your own checks, each module:function, called with a StoredVersion.",
     )
     timeout_seconds: float = Field(
         default=600, gt=0, description="Longest time for validating one version."

@@ -11,49 +11,58 @@ from typing import Any
 
 from ray_workers.store.errors import InvalidInputError
 
-__all__ = ["TrainLoop", "add_code_dir", "load_entrypoint", "shadowed_packages"]
+__all__ = ["TrainLoop", "add_code_dir", "load_entrypoint", "load_function", "shadowed_packages"]
 
 TrainLoop = Callable[[dict[str, Any]], None]
 _OURS = ("deployments", "flows", "ray_workers", "tasks")
 
 
 def load_entrypoint(entrypoint: str) -> TrainLoop:
-    """The function that `module:function` names.
+    """The training loop that `module:function` names.
 
     Raises:
         InvalidInputError: it says whether the module, its import or the function is at fault.
     """
-    module_name, colon, function = entrypoint.partition(":")
+    loop: TrainLoop = load_function(entrypoint, "entrypoint")
+    return loop
+
+
+def load_function(reference: str, what: str) -> Any:
+    """The function that `module:function` names; `what` it is for, in messages.
+
+    Raises:
+        InvalidInputError: it says whether the module, its import or the function is at fault.
+    """
+    module_name, colon, function = reference.partition(":")
     if not (module_name and colon and function.isidentifier()):
         raise InvalidInputError(
-            f"The entrypoint {entrypoint!r} is not of the form module:function, like my_project.train:train_loop."
+            f"The {what} {reference!r} is not of the form module:function, like my_project.train:train_loop."
         )
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and module_name.startswith(error.name):
             raise InvalidInputError(
-                f"The entrypoint {entrypoint!r} names a module that is not found: no module {error.name!r} on the path. "
+                f"The {what} {reference!r} names a module that is not found: no module {error.name!r} on the path. "
                 "Start from your project's folder, or give it as code_dir."
             ) from None
-        raise _import_failed(entrypoint, error) from error
+        raise _import_failed(f"{what} {reference!r}", error) from error
     except (
         Exception,
         SystemExit,
     ) as error:  # a script that parses its own arguments exits at import
-        raise _import_failed(entrypoint, error) from error
+        raise _import_failed(f"{what} {reference!r}", error) from error
     found: Any = getattr(module, function, None)
     if not callable(found):
         raise InvalidInputError(
-            f"The module {module_name!r} has no function {function!r} (entrypoint {entrypoint!r})."
+            f"The module {module_name!r} has no function {function!r} ({what} {reference!r})."
         )
-    loop: TrainLoop = found
-    return loop
+    return found
 
 
-def _import_failed(entrypoint: str, error: BaseException) -> InvalidInputError:
+def _import_failed(named: str, error: BaseException) -> InvalidInputError:
     return InvalidInputError(
-        f"The entrypoint {entrypoint!r} could not be imported: {type(error).__name__}: {error}. Nothing was started."
+        f"The {named} could not be imported: {type(error).__name__}: {error}. Nothing was started."
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ray_workers.messages import ResumePoint
+from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.store import keys
 from ray_workers.store.attempts import read_run
 from ray_workers.store.bodies import PassedOver, ResumeChosen, RunOrigin
@@ -18,7 +19,7 @@ from ray_workers.store.log import RunLog
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.run_state import RunState, VersionState, rung_at_least
 from ray_workers.store.versions import parse_reference, verify_bytes
-from ray_workers.validation import SoundnessPolicy, record_verdicts, validate
+from ray_workers.validation import record_verdicts, validate
 
 __all__ = ["ResumeChoice", "ResumeSpec", "choose"]
 
@@ -124,11 +125,12 @@ def _try(search: _Search, candidate: VersionState) -> str | None:
     run = log.state.run
     try:
         if not rung_at_least(candidate.rung, search.required):
-            norm = _norm_before(log.state, candidate)
-            results = validate(store, run, candidate, parent_norm=norm, policy=search.policy)
+            results = validate(store, candidate, state=log.state, policy=search.policy)
             record_verdicts(log, candidate, results, checker=checker)
             if not results[-1].passed:
                 return results[-1].reason or f"check {results[-1].check!r} failed"
+            if search.required == "restorable":
+                return "no restore drill has restored it yet"
             search.record(candidate)
             return None
         search.record(candidate)
@@ -139,18 +141,6 @@ def _try(search: _Search, candidate: VersionState) -> str | None:
     except VersionGoneError as error:
         return error.message
     return result.reason or "its bytes are bad"
-
-
-def _norm_before(state: RunState, version: VersionState) -> float | None:
-    """The parameter norm of the newest judged version below, which training continued from."""
-    return next(
-        (
-            v.norm
-            for v in state.newest_first()
-            if v.number < version.number and v.candidate and v.norm is not None
-        ),
-        None,
-    )
 
 
 def _listed(passed_over: dict[int, PassedOver]) -> tuple[PassedOver, ...]:

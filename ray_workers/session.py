@@ -24,6 +24,7 @@ from ray_workers.data_position import DataPosition
 from ray_workers.decisions import Decision, open_channel
 from ray_workers.directory import pack_directory, unpack_directory
 from ray_workers.environment import describe_environment, warn_about_changes
+from ray_workers.loss_probe import PROBE_METRIC, Probe, measure
 from ray_workers.messages import VersionOutcome
 from ray_workers.policies.agreement import AgreementPace
 from ray_workers.policies.save_interval import SaveFacts
@@ -57,10 +58,15 @@ class CheckpointSession:
     """One worker's view of the run while it trains. Use `open`, as a context manager."""
 
     def __init__(
-        self, context: TrainingContext, parts: TrainingParts | None, loader: Any | None
+        self,
+        context: TrainingContext,
+        parts: TrainingParts | None,
+        loader: Any | None,
+        probe: Probe | None = None,
     ) -> None:
         self._context = context
         self._parts = parts
+        self._probe = probe
         self._position = DataPosition(loader)
         self._series = MetricSeries()
         self._channel = open_channel(context.world_size)
@@ -96,6 +102,7 @@ class CheckpointSession:
         loader: Any | None = None,
         scheduler: Any | None = None,
         extra: dict[str, Any] | None = None,
+        probe: Probe | None = None,
     ) -> Self:
         """Join the run and restore the version that this attempt resumes from, if there is one.
 
@@ -104,6 +111,8 @@ class CheckpointSession:
             optimizer: an optimizer, or several in a list or dict.
             loader: what `batches` iterates; exact in mid-epoch if it has `state_dict` (StatefulDataLoader).
             scheduler: a learning-rate scheduler, or several in a list or dict.
+            probe: gives the model's loss on a small fixed batch; evaluated at every save, by all ranks together, in
+                evaluation mode and without gradients. `Validation.probe` evaluates it again from the stored bytes.
             extra: anything else with `state_dict` and `load_state_dict`, by name (EMA, gradient scaler …).
 
         Raises:
@@ -116,7 +125,7 @@ class CheckpointSession:
             parts = TrainingParts(
                 model=model, optimizer=optimizer, scheduler=scheduler, extra=dict(extra or {})
             )
-        return cls(current_context(), parts, loader)
+        return cls(current_context(), parts, loader, probe)
 
     def __enter__(self) -> Self:
         if self._rng_state is not None:
@@ -321,6 +330,7 @@ class CheckpointSession:
 
     def _content(self) -> RankContent:
         """The live state as it is now; nothing is copied yet."""
+        probed = self._probed()
         local = split(
             {"rng": rng.capture(), "data": self._position.state(), "series": self._series.state()},
             prefix=rank_prefix(self.rank),
@@ -332,10 +342,15 @@ class CheckpointSession:
             steady=steady_paths(self._parts, shared.tensors) if self._parts else frozenset(),
             rank_plain=local.plain,
             plain=shared.plain if lead else None,
-            metrics=self._series.latest() if lead else {},
+            metrics={**self._series.latest(), **probed} if lead else {},
             curve=self._series.curves() if lead else {},
             environment=describe_environment() if lead else {},
         )
+
+    def _probed(self) -> dict[str, float]:
+        if self._probe is None or self._parts is None:
+            return {}
+        return {PROBE_METRIC: measure(self._parts.model, self._probe)}
 
     def _restore(self) -> None:
         point = self._context.resume

@@ -27,13 +27,13 @@ from ray_workers.checkpoint_manager import AttemptIdentity
 from ray_workers.log_collecting import LogCollector
 from ray_workers.messages import PawlEvent
 from ray_workers.node_agent import AgentConfig, Coordinator, NodeAgent, agent_name
+from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.store.attempts import start_incarnation
 from ray_workers.store.clock import utc_now
 from ray_workers.store.errors import ConflictError, PawlError
 from ray_workers.store.log import RunLog
 from ray_workers.store.manifest import VersionRef
 from ray_workers.store.opening import StorageTarget
-from ray_workers.validation import SoundnessPolicy
 from ray_workers.validator_actor import Judged, ValidatorActor
 
 __all__ = ["Supervision", "Supervisor"]
@@ -270,9 +270,17 @@ class Supervisor:
     def _tell_verdict(self, judged: Judged) -> None:
         if judged.reason is not None:
             text = f"Version {judged.number} (step {judged.step}) is quarantined: {judged.reason}"
+        elif judged.problem is not None:
+            text = f"Version {judged.number} (step {judged.step}) stays {judged.rung}: {judged.problem}"
         else:
             text = f"Version {judged.number} (step {judged.step}) is {judged.rung}"
-        self._tell("verdict", text, number=judged.number, rung=judged.rung, reason=judged.reason)
+        self._tell(
+            "verdict",
+            text,
+            number=judged.number,
+            rung=judged.rung,
+            reason=judged.reason or judged.problem,
+        )
 
     def _tell(self, kind: str, message: str, **details: Any) -> None:
         self._task.on_event(PawlEvent(kind=kind, message=message, at=utc_now(), details=details))

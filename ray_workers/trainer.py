@@ -17,6 +17,7 @@ from ray_workers.checkpoint_manager import AttemptIdentity
 from ray_workers.messages import PawlEvent
 from ray_workers.node_agent import AgentConfig
 from ray_workers.policies.save_interval import SaveThresholds
+from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.ray_cluster import ray_cluster
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.errors import (
@@ -29,7 +30,6 @@ from ray_workers.store.manifest import VersionRef
 from ray_workers.supervisor import Supervision, Supervisor
 from ray_workers.train_worker import WorkerJob, run_worker
 from ray_workers.training_job import TrainingJob
-from ray_workers.validation import SoundnessPolicy
 
 __all__ = ["train"]
 
@@ -89,7 +89,7 @@ def _supervision(job: TrainingJob, on_event: Callable[[PawlEvent], None]) -> Sup
         agent=AgentConfig(
             target=job.target, run=job.run, staging=staging, upload_tries=job.saving.upload_tries
         ),
-        policy=SoundnessPolicy(max_norm_ratio=job.validation.max_norm_ratio),
+        policy=SoundnessPolicy.of(job.validation),
         validation_timeout_s=job.validation.timeout_seconds,
         on_event=on_event,
     )

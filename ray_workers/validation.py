@@ -1,170 +1,189 @@
-"""How far one version may be trusted: ordered checks, each a verdict with its evidence (FORMAT.md §7).
+"""How far one version may be trusted: ordered checks, each a verdict with its evidence and cost (FORMAT.md §7).
 
-*verified*: every byte is read back and every digest holds. *sound*: the shards hold what the manifest says, every
-floating-point value is finite, and the parameters did not jump against the parent. It reads the store and nothing else,
-so it runs anywhere, outside the training processes.
+*verified*: every byte is read back and every digest holds. *sound*: the shards hold what the manifest says; every
+floating-point value is finite, in parameters and in optimizer state; the parameters did not jump against the parent, nor
+drift as never before in this run; the loss probe tells the same loss as when it was saved; the user's own checks pass. It
+reads the store and nothing else, so it runs anywhere, outside the training processes.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
-import torch
+from typing_extensions import Buffer
 
-from ray_workers.store.bodies import Verdict
-from ray_workers.store.errors import DamageError, VersionGoneError
+from ray_workers.loss_probe import PROBE_METRIC, measure_stored
+from ray_workers.measuring import Measured, measure_shards
+from ray_workers.policies.soundness import Drift, SoundnessPolicy
+from ray_workers.store.bodies import Verdict, VersionName
+from ray_workers.store.errors import DamageError, MissingError, NewerFormatError, VersionGoneError
 from ray_workers.store.log import RunLog
 from ray_workers.store.manifest import Manifest
 from ray_workers.store.object_store import ObjectStore
-from ray_workers.store.run_state import VersionState
-from ray_workers.store.shards import ShardEntry, data_start, parse_header, read_shard
-from ray_workers.store.versions import UNREADABLE, CheckResult, verify_bytes
-from ray_workers.tensor_types import dtype_named
+from ray_workers.store.run_state import RunState, VersionState
+from ray_workers.store.shards import read_shard
+from ray_workers.store.versions import UNREADABLE, CheckResult, load_manifest, verify_bytes
+from ray_workers.user_checks import StoredVersion, run_check
 
 __all__ = [
     "CheckResult",
     "SoundnessPolicy",
+    "drift_of",
     "record_verdicts",
     "validate",
 ]
 
-_PARAMETERS = "shared/model/"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SoundnessPolicy:
-    max_norm_ratio: float = 10.0
-
-    def jump(self, norm: float, parent: float | None) -> str | None:
-        """Why the step from the parent's parameter norm to this one is not credible; None if it is."""
-        if parent is None or parent <= 0 or norm <= 0:
-            return None
-        ratio = max(norm / parent, parent / norm)
-        if ratio <= self.max_norm_ratio:
-            return None
-        return (
-            f"the L2 norm of the parameters went from {parent:.6g} to {norm:.6g}, a factor of {ratio:.3g}; "
-            f"{self.max_norm_ratio:g} is allowed"
-        )
+_HISTORY = 30
 
 
 def validate(
     store: ObjectStore,
-    run: str,
     version: VersionState,
     *,
-    parent_norm: float | None,
+    state: RunState,
     policy: SoundnessPolicy,
 ) -> list[CheckResult]:
     """Run the checks in order; the first that fails is the last in the list.
 
     Args:
         store: where the run lives.
-        run: the run's name.
         version: what to check.
-        parent_norm: L2 norm of the parent's parameters, if known.
+        state: the run, whose other versions it is compared with.
         policy: the bounds of *sound*.
     """
-    verified, manifest = verify_bytes(store, run, version)
+    verified, manifest = verify_bytes(store, state.run, version)
     if manifest is None:
         return [verified]
-    return [verified, _check_sound(store, manifest, parent_norm, policy)]
+    return [verified, _Soundness(store, version, manifest, state, policy).judge()]
 
 
-def _check_sound(
-    store: ObjectStore, manifest: Manifest, parent_norm: float | None, policy: SoundnessPolicy
-) -> CheckResult:
-    started = time.monotonic()
-    squares, counted = 0.0, 0
-    parameters = _parameter_names(manifest)
-    try:
-        for shard, entry in enumerate(manifest.shards):
-            data = read_shard(store, entry)
-            problem = _structure_problem(manifest, shard, entry, data)
-            if problem is not None:
-                return CheckResult(check="sound", passed=False, reason=problem)
-            for name, tensor in _tensors(entry, data):
-                if not _all_finite(tensor):
-                    return CheckResult(
-                        check="sound", passed=False, reason=_not_finite(name, tensor)
-                    )
-                if (shard, name) in parameters:
-                    squares += _sum_of_squares(tensor)
-                counted += 1
-    except DamageError as error:
-        return CheckResult(check="bytes", passed=False, reason=error.message)
-    norm = math.sqrt(squares)
-    evidence = {
-        "parameter_norm": norm,
-        "tensors": counted,
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    reason = policy.jump(norm, parent_norm)
-    return CheckResult(check="sound", passed=reason is None, reason=reason, evidence=evidence)
+def drift_of(state: RunState, version: VersionState) -> Drift:
+    """What the versions that training came through before `version` were like."""
+    before = [
+        v
+        for v in state.newest_first()
+        if v.number < version.number and v.quarantine is None and not v.abandoned
+    ]
+    norms = [v.norm for v in before if v.candidate and v.norm is not None]
+    return Drift(
+        parent_norm=norms[0] if norms else None,
+        norms=tuple([v.norm for v in before if v.norm is not None][:_HISTORY]),
+        updates=tuple([v.update_rate for v in before if v.update_rate is not None][:_HISTORY]),
+    )
 
 
-def _parameter_names(manifest: Manifest) -> set[tuple[int, str]]:
-    """Integers among a model's tensors are counters, such as BatchNorm's: they grow for ever, and are no jump."""
-    return {
-        (chunk.shard, chunk.name)
-        for path, layout in manifest.tensors.items()
-        if path.startswith(_PARAMETERS) and _has_fractions(dtype_named(layout.dtype))
-        for chunk in layout.chunks
-    }
+@dataclass(slots=True)
+class _Soundness:
+    """One version's way through the checks of *sound*; evidence gathers on the way."""
+
+    store: ObjectStore
+    version: VersionState
+    manifest: Manifest
+    state: RunState
+    policy: SoundnessPolicy
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    def judge(self) -> CheckResult:
+        started = time.monotonic()
+        steps: tuple[Callable[[], str | None], ...] = (self._values, self._probe, self._own_checks)
+        check, reason = "sound", None
+        try:
+            for step in steps:
+                reason = step()
+                if reason is not None:
+                    break
+        except (DamageError, MissingError) as error:
+            check, reason = "bytes", error.message
+        except Exception as error:  # noqa: BLE001 - the user's code: what it raises is no finding about the version
+            check, reason = UNREADABLE, f"it could not be judged: {type(error).__name__}: {error}"
+        self.evidence["seconds"] = round(time.monotonic() - started, 3)
+        return CheckResult(
+            check=check, passed=reason is None, reason=reason, evidence=dict(self.evidence)
+        )
+
+    def _values(self) -> str | None:
+        parent, steps = self._parent()
+        found = measure_shards(self.store, self.manifest, parent)
+        self.evidence |= {"bytes": found.bytes_read, "tensors": found.tensors}
+        return found.problem or self._drift(found, steps)
+
+    def _parent(self) -> tuple[Manifest | None, int]:
+        """The manifest of the version that training came from, and the steps since; None when it cannot be had."""
+        ref = self.manifest.parent
+        if ref is None or ref.run is not None:
+            return None, 0
+        known = self.state.find(VersionName(number=ref.number, manifest=ref.digest))
+        if known is None or not known.candidate:
+            return None, 0
+        try:
+            return load_manifest(self.store, self.state.run, known), self.version.step - known.step
+        except (DamageError, MissingError, NewerFormatError):
+            return None, 0
+
+    def _drift(self, found: Measured, steps: int) -> str | None:
+        policy, drift = self.policy, drift_of(self.state, self.version)
+        rate = None if found.update is None or steps < 1 else found.update / steps
+        scores = policy.norm_score(found.norm, drift), policy.update_score(rate, drift)
+        told = {
+            "parameter_norm": found.norm,
+            "update_norm": found.update,
+            "update_rate": rate,
+            "norm_z": scores[0],
+            "update_z": scores[1],
+        }
+        self.evidence |= {name: value for name, value in told.items() if value is not None}
+        return policy.jump(found.norm, drift.parent_norm) or policy.drifted(*scores)
+
+    def _probe(self) -> str | None:
+        saved = self.manifest.metrics.get(PROBE_METRIC)
+        if self.policy.probe is None or saved is None or self.manifest.payload != "state":
+            return None
+        started = time.monotonic()
+        found = measure_stored(self.manifest, self._read, self.policy.probe)
+        difference = abs(found - saved) / max(abs(saved), 1e-12)
+        self.evidence |= {
+            "probe_saved": _spelled(saved),
+            "probe_read": _spelled(found),
+            "probe_seconds": round(time.monotonic() - started, 3),
+        }
+        if not math.isfinite(saved):
+            return f"the loss of its probe was {saved} when it was saved"
+        if difference <= self.policy.probe_tolerance:
+            return None
+        return (
+            f"the loss of its probe was {saved:.9g} when it was saved and is {found:.9g} from the stored bytes: what is "
+            f"stored is not what was trained (relative difference {difference:.3g}, {self.policy.probe_tolerance:g} is "
+            "allowed)"
+        )
+
+    def _own_checks(self) -> str | None:
+        view = StoredVersion(
+            run=self.state.run,
+            number=self.version.number,
+            manifest=self.manifest,
+            read_shard=self._read,
+        )
+        seconds: dict[str, float] = {}
+        self.evidence |= {"checks": seconds} if self.policy.checks else {}
+        for reference in self.policy.checks:
+            started = time.monotonic()
+            reason = run_check(reference, view)
+            seconds[reference] = round(time.monotonic() - started, 3)
+            if reason is not None:
+                return f"{reference}: {reason}"
+        return None
+
+    def _read(self, entry: Any) -> Buffer:
+        return read_shard(self.store, entry)
 
 
-def _has_fractions(dtype: torch.dtype) -> bool:
-    return dtype.is_floating_point or dtype.is_complex
-
-
-def _sum_of_squares(tensor: torch.Tensor) -> float:
-    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return float(real.double().square().sum())
-
-
-def _structure_problem(
-    manifest: Manifest, shard: int, entry: ShardEntry, data: bytes | memoryview
-) -> str | None:
-    """The first disagreement between a shard's own table and the manifest; None when they agree."""
-    table = {t.name: (t.dtype, t.shape) for t in parse_header(data, key=entry.key)}
-    wanted = {
-        chunk.name: (layout.dtype, chunk.shape)
-        for layout in manifest.tensors.values()
-        for chunk in layout.chunks
-        if chunk.shard == shard
-    } | {f.name: ("U8", (f.bytes,)) for f in manifest.files if f.shard == shard}
-    for name in sorted(wanted.keys() | table.keys()):
-        if wanted.get(name) != table.get(name):
-            return f"{entry.key} holds {table.get(name)} under {name!r} where the manifest says {wanted.get(name)}"
-    return None
-
-
-def _tensors(entry: ShardEntry, data: bytes | memoryview) -> Iterator[tuple[str, torch.Tensor]]:
-    view = bytearray(data)  # torch wants writable memory; the copy is dropped with the shard
-    start = data_start(data, key=entry.key)
-    for item in parse_header(data, key=entry.key):
-        if item.nbytes == 0:
-            continue
-        dtype = dtype_named(item.dtype)
-        begin = start + item.offset
-        raw = torch.frombuffer(view, dtype=torch.uint8, count=item.nbytes, offset=begin)
-        yield item.name, (raw if begin % dtype.itemsize == 0 else raw.clone()).view(dtype)
-
-
-def _all_finite(tensor: torch.Tensor) -> bool:
-    if not _has_fractions(tensor.dtype):
-        return True
-    narrow = tensor.dtype.itemsize == 1  # torch compares no 8-bit floats
-    return bool(torch.isfinite(tensor.float() if narrow else tensor).all())
-
-
-def _not_finite(name: str, tensor: torch.Tensor) -> str:
-    wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor
-    bad = int((~torch.isfinite(wide)).sum())
-    return f"{name} holds {bad} values that are NaN or infinite, of {tensor.numel()}"
+def _spelled(value: float) -> float | str:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else str(value)
 
 
 def record_verdicts(

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import ray
 import torch
 
+from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.store.attempts import this_process
 from ray_workers.store.errors import VersionGoneError
 from ray_workers.store.log import RunLog
 from ray_workers.store.opening import StorageTarget
 from ray_workers.store.run_state import VersionState, rung_at_least
-from ray_workers.validation import SoundnessPolicy, record_verdicts, validate
+from ray_workers.store.versions import UNREADABLE
+from ray_workers.validation import record_verdicts, validate
 
 __all__ = ["Judged", "Validator", "ValidatorActor"]
 
@@ -23,6 +25,9 @@ class Judged:
     step: int
     rung: str
     reason: str | None
+    """Why it is quarantined."""
+    problem: str | None = None
+    """Why it could not be judged; it keeps the rung it had."""
 
 
 class Validator:
@@ -33,32 +38,34 @@ class Validator:
         self._run = run
         self._policy = policy
         self._log = RunLog(self._store, run, by=this_process(), patience_s=120.0)
+        self._unjudged: set[int] = set()
 
     def validate_next(self) -> Judged | None:
         """Validate the newest version that still waits for a verdict; None when none does."""
-        waiting = [v for v in self._log.refresh().newest_first() if _waits(v)]
+        waiting = [
+            v
+            for v in self._log.refresh().newest_first()
+            if _waits(v) and v.number not in self._unjudged
+        ]
         if not waiting:
             return None
         version = waiting[0]
-        results = validate(
-            self._store,
-            self._run,
-            version,
-            parent_norm=self._parent_norm(version),
-            policy=self._policy,
-        )
+        results = validate(self._store, version, state=self._log.state, policy=self._policy)
         try:
             record_verdicts(self._log, version, results, checker="validator")
         except VersionGoneError:
             return None
         present = self._log.state.find(version.name) or version
+        problem = results[-1].reason if results[-1].check == UNREADABLE else None
+        if problem is not None:
+            self._unjudged.add(version.number)
         return Judged(
-            number=version.number, step=version.step, rung=present.rung, reason=present.quarantine
+            number=version.number,
+            step=version.step,
+            rung=present.rung,
+            reason=present.quarantine,
+            problem=problem,
         )
-
-    def _parent_norm(self, version: VersionState) -> float | None:
-        below = [v for v in self._log.state.newest_first() if v.number < version.number]
-        return next((v.norm for v in below if v.candidate and v.norm is not None), None)
 
 
 def _waits(version: VersionState) -> bool:

@@ -13,7 +13,12 @@ from prefect.logging import get_run_logger
 
 from ray_workers.adopting import JobOffer, base_fence
 from ray_workers.config import Retention, Saving, Scaling, Validation, check_training_config
-from ray_workers.entrypoints import add_code_dir, load_entrypoint, shadowed_packages
+from ray_workers.entrypoints import (
+    add_code_dir,
+    load_entrypoint,
+    load_function,
+    shadowed_packages,
+)
 from ray_workers.opening_attempt import Applicant, open_attempt
 from ray_workers.resume import ResumeSpec
 from ray_workers.store.attempts import process_is_gone, read_run, this_process
@@ -114,12 +119,21 @@ def describe_request(values: Mapping[str, Any]) -> TrainRequest:
             code_dir=code_dir,
         )
         load_entrypoint(request.entrypoint)
+        _check_references(request.validation)
     except RefusedError:
         forbid_retries(identity)
         raise
     for line in shadowed_packages(code_dir):
         get_run_logger().warning(line)
     return request
+
+
+def _check_references(validation: Validation) -> None:
+    """A probe or check that cannot be loaded is said now, and not after the first save."""
+    for what, references in (("probe", (validation.probe,)), ("check", validation.checks)):
+        for reference in references:
+            if reference is not None:
+                load_function(reference, what)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="take-fence")

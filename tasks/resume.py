@@ -7,9 +7,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ray_workers.messages import ResumePoint
+from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.resume import choose
 from ray_workers.store.log import RunLog
-from ray_workers.validation import SoundnessPolicy
 from tasks.attempt import Attempt
 
 __all__ = ["find_resume_point"]
@@ -32,7 +32,7 @@ def find_resume_point(attempt: Attempt) -> ResumePoint | None:
         log,
         attempt.fence,
         required=request.validation.required,
-        policy=SoundnessPolicy(max_norm_ratio=request.validation.max_norm_ratio),
+        policy=SoundnessPolicy.of(request.validation),
         tell=logger.info,
     )
     point = choice.point

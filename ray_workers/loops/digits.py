@@ -23,6 +23,7 @@ from ray_workers.context import current_context
 from ray_workers.datasets import DatasetRecord, ensure_dataset, parquet_bytes, read_parquet
 from ray_workers.loops.seeding import seed_worker
 from ray_workers.loops.settings import number, read_settings
+from ray_workers.loss_probe import Probe
 from ray_workers.sampling import GlobalBatches
 from ray_workers.session import CheckpointSession
 
@@ -50,7 +51,11 @@ def train_loop(config: dict[str, Any]) -> None:
     data = ensure_dataset(storage.open(), "uci-digits", digits_parquet)
     model, optimizer, loader = build(settings, to_samples(read_parquet(storage, data)))
     with CheckpointSession.open(
-        model=model, optimizer=optimizer, loader=loader, extra={"data": DatasetRecord(data)}
+        model=model,
+        optimizer=optimizer,
+        loader=loader,
+        extra={"data": DatasetRecord(data)},
+        probe=probe_of(model),
     ) as session:
         for batch in session.batches(epochs=settings.epochs):
             loss, accuracy = step(model, optimizer, batch)
@@ -64,13 +69,7 @@ def build(
     """Model, optimizer and loader of this worker, the same parameters on every rank."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(settings.seed)
-    model: nn.Module = nn.Sequential(
-        nn.Linear(64, settings.hidden),
-        nn.BatchNorm1d(settings.hidden),
-        nn.ReLU(),
-        nn.Dropout(settings.dropout),
-        nn.Linear(settings.hidden, 10),
-    )
+    model = network(settings)
     if dist.is_initialized():
         # DDP lays out its buckets anew after its first backward, unless told this. Then three and more gradients add up in
         # another order, and a resumed run would get other bits. Two have but one sum.
@@ -86,6 +85,29 @@ def build(
     loader = StatefulDataLoader(samples, batch_sampler=batches, num_workers=settings.loader_workers)
     seed_worker(settings.seed + rank)  # from here on only dropout draws: other on every rank
     return model, optimizer, loader
+
+
+def network(settings: Settings) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(64, settings.hidden),
+        nn.BatchNorm1d(settings.hidden),
+        nn.ReLU(),
+        nn.Dropout(settings.dropout),
+        nn.Linear(settings.hidden, 10),
+    )
+
+
+def probe(config: dict[str, Any]) -> tuple[nn.Module, Probe]:
+    """A fresh model and its loss probe, for `--probe ray_workers.loops.digits:probe`."""
+    model = network(read_settings(Settings, config))
+    return model, probe_of(model)
+
+
+def probe_of(model: nn.Module) -> Probe:
+    """The loss on the first 64 images."""
+    pixels, labels = load_digits(return_X_y=True)
+    inputs, wanted = torch.tensor(pixels[:64] / 16).float(), torch.tensor(labels[:64]).long()
+    return lambda: F.cross_entropy(model(inputs), wanted)
 
 
 def step(

@@ -22,6 +22,7 @@ from ray_workers.loops.gpt_model import GPT
 from ray_workers.loops.language_reference import Windows, text_parquet, to_text
 from ray_workers.loops.seeding import seed_worker
 from ray_workers.loops.settings import number, read_settings
+from ray_workers.loss_probe import Probe
 from ray_workers.sampling import GlobalBatches
 from ray_workers.session import CheckpointSession
 from ray_workers.store.errors import InvalidInputError
@@ -62,7 +63,11 @@ def train_loop(config: dict[str, Any]) -> None:
     data = ensure_dataset(storage.open(), "python-reference", text_parquet)
     model, optimizer, loader = build(settings, to_text(read_parquet(storage, data)))
     with CheckpointSession.open(
-        model=model, optimizer=optimizer, loader=loader, extra={"data": DatasetRecord(data)}
+        model=model,
+        optimizer=optimizer,
+        loader=loader,
+        extra={"data": DatasetRecord(data)},
+        probe=probe_of(model, settings),
     ) as session:
         for window in session.batches(epochs=settings.epochs):
             session.advance(loss=step(model, optimizer, window))
@@ -76,7 +81,7 @@ def build(
     s = settings
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(s.seed)  # every rank makes the whole model alike, then keeps its part
-    model = GPT(block=s.block, layers=s.layers, heads=s.heads, width=s.width, dropout=s.dropout)
+    model = network(s)
     if dist.is_initialized():
         mesh = init_device_mesh("cpu", (world,))
         for block in model.blocks:
@@ -91,6 +96,24 @@ def build(
     loader = StatefulDataLoader(windows, batch_sampler=batches, num_workers=s.loader_workers)
     seed_worker(s.seed + rank)  # from here on only dropout draws: other on every rank
     return model, optimizer, loader
+
+
+def network(s: Settings) -> GPT:
+    return GPT(block=s.block, layers=s.layers, heads=s.heads, width=s.width, dropout=s.dropout)
+
+
+def probe(config: dict[str, Any]) -> tuple[nn.Module, Probe]:
+    """A fresh model and its loss probe, for `--probe ray_workers.loops.gpt:probe`."""
+    settings = read_settings(Settings, config)
+    model = network(settings)
+    return model, probe_of(model, settings)
+
+
+def probe_of(model: nn.Module, s: Settings) -> Probe:
+    """The loss on a few windows that follow from the settings alone."""
+    draw = torch.Generator().manual_seed(s.seed)
+    windows = torch.randint(0, 256, (4, s.block + 1), generator=draw)
+    return lambda: model(windows)
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, window: Tensor) -> float:

@@ -155,9 +155,11 @@ def _judged(version: VersionState, body: Verdict) -> VersionState:
         return replace(
             version, quarantine=reason, bad_bytes=version.bad_bytes or body.check == "bytes"
         )
-    norm = body.evidence.get("parameter_norm")
+    norm, rate = (body.evidence.get(name) for name in ("parameter_norm", "update_rate"))
     if isinstance(norm, int | float):
         version = replace(version, norm=float(norm))
+    if isinstance(rate, int | float):
+        version = replace(version, update_rate=float(rate))
     if body.check in RUNGS and body.check not in version.passed:
         return replace(version, passed=(*version.passed, body.check))
     return version

@@ -27,7 +27,7 @@ __all__ = [
     "rung_at_least",
 ]
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 """Raised whenever the meaning of any record or of this state changes; a cache of another value is ignored."""
 
 RUNGS = ("committed", "verified", "sound", "restorable")
@@ -58,6 +58,8 @@ class VersionState:
     bad_bytes: bool = False
     norm: float | None = None
     """L2 norm of all parameters, as the check `sound` found it."""
+    update_rate: float | None = None
+    """L2 norm of their change from the parent, per step, as the same check found it."""
 
     @property
     def name(self) -> VersionName:

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.store.attempts import read_run
 from ray_workers.store.opening import open_root
+from ray_workers.store.versions import CheckResult
+from ray_workers.validation import validate
 from tests.support.group_attempt import GroupAttempt, train_in_group
 from tests.support.rank_pool import RankPool
 
@@ -38,6 +41,8 @@ class Story:
     """By number of workers, of every global batch of their attempt."""
     refused: list[tuple[list[float], str | None]]
     own_order: list[tuple[list[float], str | None]]
+    judged: CheckResult | None
+    """The newest sharded version, with its loss probe."""
 
 
 def over_ranks(answers: list[tuple[list[float], str | None]]) -> list[float]:
@@ -81,6 +86,13 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Story]:
     found["sharded"]["own_order"] = []
     states = {name: read_run(open_root(url, create=False).store, name) for name in LOOPS}
     assert {s.newest_first()[0].step for s in states.values()} == {STEPS}
+    gpt = states["sharded"]
+    policy = SoundnessPolicy(probe="ray_workers.loops.gpt:probe")
+    store = open_root(url, create=False).store
+    found["sharded"]["judged"] = validate(store, gpt.newest_first()[0], state=gpt, policy=policy)[
+        -1
+    ]
+    found["replicated"]["judged"] = None
     return {name: Story(**values) for name, values in found.items()}
 
 
@@ -104,6 +116,14 @@ def test_four_then_two_then_three_workers_take_the_same_global_batches(stories, 
             worst = max(worst, abs(loss - expected) / expected)
     assert worst <= BOUND
     assert len(set(story.whole)) == STEPS, "every batch must differ, or the order shows nothing"
+
+
+def test_the_probe_of_a_sharded_model_tells_the_same_loss_from_the_stored_bytes_in_one_process(
+    stories,
+):
+    judged = stories["sharded"].judged
+    assert judged.passed, judged.reason
+    assert judged.evidence["probe_read"] == pytest.approx(judged.evidence["probe_saved"], rel=1e-5)
 
 
 @pytest.mark.parametrize("loop", sorted(LOOPS))

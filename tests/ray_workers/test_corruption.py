@@ -130,7 +130,7 @@ def _judge(run: OneProcess, *numbers: int) -> None:
     log = RunLog(store, run.run, by=this_process())
     for number in numbers:
         version = log.state.versions[number]
-        results = validate(store, run.run, version, parent_norm=None, policy=SoundnessPolicy())
+        results = validate(store, version, state=log.state, policy=SoundnessPolicy())
         record_verdicts(log, version, results, checker="test")
 
 

@@ -159,13 +159,13 @@ def test_an_overtaken_attempt_chooses_nothing(run):
 def test_a_version_condemned_meanwhile_is_passed_over_and_not_called_damaged(run, monkeypatch):
     real = validate
 
-    def meanwhile(store, name, version, **values):
+    def meanwhile(store, version, **values):
         if version.number == 3:
             body = Condemn(versions=(version.name,))
             monkeypatch.setitem(rules._RULES, Condemn, lambda *_: None)
-            RunLog(store, name, by={}).append(lambda _: body)
+            RunLog(store, run.name, by={}).append(lambda _: body)
             store.delete(run.shard_keys(3)[0])
-        return real(store, name, version, **values)
+        return real(store, version, **values)
 
     monkeypatch.setattr(resume, "validate", meanwhile)
     choice, state, _ = choice_of(run)

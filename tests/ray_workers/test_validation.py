@@ -2,19 +2,21 @@
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import nn
 
-from ray_workers import validation
+from ray_workers import measuring
+from ray_workers.measuring import measure_shards
 from ray_workers.state_tree import split
 from ray_workers.store.bodies import Condemn, Retire
 from ray_workers.store.checksum import digest_of
 from ray_workers.store.errors import VersionGoneError
 from ray_workers.store.keys import new_shard_key
 from ray_workers.store.memory import MemoryStore
+from ray_workers.store.run_state import RunState
 from ray_workers.store.shards import ShardEntry, arrange, build_header
 from ray_workers.training_state import TrainingParts, capture
 from ray_workers.validation import SoundnessPolicy, record_verdicts, validate
@@ -37,7 +39,10 @@ def run():
 def results_of(run, number=1, *, store=None, norm=None, ratio=10.0):
     version = run.version(number)
     policy = SoundnessPolicy(max_norm_ratio=ratio)
-    return validate(store or run.store, run.name, version, parent_norm=norm, policy=policy)
+    state = RunState.from_json(run.log.refresh().to_json())
+    if norm is not None:
+        state.versions[0] = replace(version, number=0, norm=norm)
+    return validate(store or run.store, version, state=state, policy=policy)
 
 
 def passed(results):
@@ -91,15 +96,15 @@ def test_a_value_that_is_not_finite_is_not_sound(run, value):
     ],
 )  # fmt: skip
 def test_nan_is_seen_in_every_type_that_has_it(dtype):
-    assert validation._all_finite(torch.ones(3).to(dtype))
+    assert measuring._all_finite(torch.ones(3).to(dtype))
     bad = torch.tensor([1.0, math.nan, 1.0]).to(dtype)
-    assert not validation._all_finite(bad)
-    assert "holds 1 values" in validation._not_finite("x", bad)
+    assert not measuring._all_finite(bad)
+    assert "holds 1 values" in measuring._not_finite("x", bad)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
 def test_integers_are_always_finite(dtype):
-    assert validation._all_finite(torch.ones(3).to(dtype))
+    assert measuring._all_finite(torch.ones(3).to(dtype))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -176,7 +181,7 @@ def test_the_jump_guard_looks_both_ways(norm, parent, jumps):
 )
 def test_the_norm_is_of_whole_values_in_every_type(dtype):
     values = [3 + 4j, 0, 1] if dtype.is_complex else [3.0, 4.0, 1.0]
-    assert validation._sum_of_squares(torch.tensor(values).to(dtype)) == 26.0
+    assert measuring._sum_of_squares(torch.tensor(values).to(dtype)) == 26.0
 
 
 def test_the_jump_guard_takes_the_norm_it_is_given(run):
@@ -202,8 +207,7 @@ def test_counters_among_a_models_tensors_are_no_part_of_the_norm():
         store = MemoryStore()
         for key, data in version.shards.items():
             store.put(key, data)
-        result = validation._check_sound(store, version.manifest, None, SoundnessPolicy())
-        norms.append(result.evidence["parameter_norm"])
+        norms.append(measure_shards(store, version.manifest, None).norm)
     assert norms == [2.0, 2.0]
 
 

@@ -32,7 +32,8 @@ class FakeSession:
         self.epoch: int = version["epoch"] if version else 0
         self.metrics: list[dict[str, float]] = []
 
-    def open(self, *, model: Any, optimizer: Any, loader: Any, extra: Any) -> Self:
+    def open(self, *, model: Any, optimizer: Any, loader: Any, extra: Any, probe: Any) -> Self:
+        assert probe is None or callable(probe)
         self.parts = {"model": model, "optimizer": optimizer, "loader": loader, **extra}
         if self.version is not None:
             model.load_state_dict(self.version["model"])

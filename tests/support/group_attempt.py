@@ -13,6 +13,7 @@ from unittest import mock
 
 import torch.distributed as dist
 
+from ray_workers import session
 from ray_workers.checkpoint_manager import AttemptIdentity, CheckpointManager
 from ray_workers.context import TrainingContext, set_context
 from ray_workers.messages import ResumePoint, ShardReport, StagedShard, VersionOutcome
@@ -28,6 +29,7 @@ from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.opening import StorageTarget
 from ray_workers.uploader import Uploader
 from ray_workers.validation import SoundnessPolicy
+from tests.support.in_process import PatientSaver
 
 __all__ = ["GroupAttempt", "train_in_group"]
 
@@ -111,7 +113,11 @@ def _train(
     module = importlib.import_module(attempt.loop)
     losses: list[float] = []
     try:
-        with mock.patch.object(module, "step", _watched(module.step, losses, attempt.stop_after)):
+        step = _watched(module.step, losses, attempt.stop_after)
+        with (
+            mock.patch.object(session, "Saver", PatientSaver),
+            mock.patch.object(module, "step", step),
+        ):
             module.train_loop(dict(attempt.config))
     except Stopped:
         return losses, "stopped"
@@ -137,13 +143,14 @@ def _watched(
 
 
 class _GroupPipeline:
-    """Saves at once, on the thread that trains: every rank stores its shard, rank 0 commits, all are told."""
+    """Every rank stores its shard, rank 0 commits, all are told; on the saver's thread, so with a group of its own."""
 
     def __init__(
         self, manager: CheckpointManager, uploader: Uploader, staging: StagingFolder, fence: int
     ) -> None:
         self._manager, self._uploader = manager, uploader
         self._staging, self._fence = staging, fence
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
 
     def allocate(self, rank: int, *, count: int, size: int) -> list[str]:
         return self._staging.allocate(rank, count=count, size=size)
@@ -153,11 +160,11 @@ class _GroupPipeline:
         if staged.world_size == 1:
             return _Answered(self._manager.gather(report))
         reports: list[ShardReport | None] = [None] * staged.world_size
-        dist.all_gather_object(reports, report)
+        dist.all_gather_object(reports, report, group=self._group)
         told: list[VersionOutcome | None] = [None]
         if staged.rank == 0:
             told = [self._manager.gather(item) for item in reports if item is not None][-1:]
-        dist.broadcast_object_list(told, src=0)
+        dist.broadcast_object_list(told, src=0, group=self._group)
         return _Answered(told[0])
 
     def decline(self, step: int, rank: int, reason: str) -> None:

@@ -110,7 +110,7 @@ class OneProcess:
         outcome = "failed"
         try:
             with mock.patch.object(
-                session, "Saver", _PatientSaver if self.wait_for_saves else Saver
+                session, "Saver", PatientSaver if self.wait_for_saves else Saver
             ):
                 loop(dict(config or {}))
             outcome = "completed"
@@ -125,7 +125,9 @@ class OneProcess:
         return load_manifest(store, self.run, read_run(store, self.run).newest_first()[0])
 
 
-class _PatientSaver(Saver):
+class PatientSaver(Saver):
+    """Training stands still until it is known what became of a save."""
+
     def stage(self, content: RankContent, progress: Progress) -> None:
         super().stage(content, progress)
         self._unheard = self.wait(60)

@@ -42,9 +42,11 @@ class LoopResult:
 class _WatchedSession(FakeSession):
     first = ""
 
-    def open(self, *, model: Any, optimizer: Any, loader: Any, extra: Any) -> Self:
+    def open(self, *, model: Any, optimizer: Any, loader: Any, extra: Any, probe: Any) -> Self:
         self.first = _digest([_whole(value) for value in model.state_dict().values()])
-        return super().open(model=model, optimizer=optimizer, loader=loader, extra=extra)
+        return super().open(
+            model=model, optimizer=optimizer, loader=loader, extra=extra, probe=probe
+        )
 
 
 def run_loop(

@@ -15,7 +15,16 @@ from ray_workers.session import CheckpointSession
 from ray_workers.store.opening import StorageTarget
 from tests.support.in_process import Loop, OneProcess
 
-__all__ = ["STEPS", "Killed", "final_digests", "patient_process", "small_loop"]
+__all__ = [
+    "STEPS",
+    "Killed",
+    "final_digests",
+    "patient_process",
+    "probe",
+    "probe_of",
+    "small_loop",
+    "small_model",
+]
 
 EPOCHS = 3
 STEPS = 15
@@ -42,11 +51,29 @@ class _Shuffled(torch.utils.data.Sampler[int]):
         yield from torch.randperm(self._size, generator=generator).tolist()
 
 
+def small_model() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 1))
+
+
+def probe_of(model: nn.Module) -> Callable[[], torch.Tensor]:
+    inputs = torch.linspace(-1, 1, 32).view(8, 4)
+    return lambda: model(inputs).square().mean()
+
+
+def probe(config: dict[str, Any]) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
+    """What `Validation.probe` names."""
+    del config
+    torch.manual_seed(99)  # other parameters than any stored ones
+    model = small_model()
+    return model, probe_of(model)
+
+
 def small_loop(
     *,
     die_at: int | None = None,
     spoil_at: int = 0,
     spoil: Callable[[nn.Module], None] | None = None,
+    probed: bool = False,
 ) -> Loop:
     """A loop that dies at the start of step `die_at`, and calls `spoil` on the model after step `spoil_at`."""
 
@@ -54,12 +81,16 @@ def small_loop(
         torch.manual_seed(3)
         torch.set_num_threads(1)
         data = torch.utils.data.TensorDataset(torch.randn(20, 4))
-        model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 1))
+        model = small_model()
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=4, gamma=0.5)
         loader = StatefulDataLoader(data, batch_size=4, sampler=_Shuffled(20))
         with CheckpointSession.open(
-            model=model, optimizer=optimizer, loader=loader, scheduler=scheduler
+            model=model,
+            optimizer=optimizer,
+            loader=loader,
+            scheduler=scheduler,
+            probe=probe_of(model) if probed else None,
         ) as session:
             for (inputs,) in session.batches(epochs=config.get("epochs", EPOCHS)):
                 if session.step + 1 == die_at:

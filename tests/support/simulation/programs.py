@@ -285,7 +285,7 @@ def _judge(store: ObjectStore, log: RunLog, number: int) -> None:
     version = log.state.versions.get(number)
     if version is None:
         return  # the run was deleted and made again meanwhile
-    results = validate(store, log.state.run, version, parent_norm=None, policy=_POLICY)
+    results = validate(store, version, state=log.state, policy=_POLICY)
     try:
         record_verdicts(log, version, results, checker="validator")
     except VersionGoneError:
