@@ -32,6 +32,14 @@ _COMMANDS = {
     "tag": "deployments.tag_commands:tag_command",
     "untag": "deployments.tag_commands:untag_command",
     "tags": "deployments.tag_commands:tags_command",
+    "registry": "deployments.registry_commands:registry_command",
+    "search": "deployments.registry_commands:search_command",
+    "export": "deployments.export_command:export_command",
+    "compare": "deployments.compare_command:compare_command",
+    "lineage": "deployments.lineage_command:lineage_command",
+    "promote": "deployments.promote_command:promote_command",
+    "doctor": "deployments.doctor_command:doctor_command",
+    "health": "deployments.health_command:health_command",
 }
 
 _EXIT_CODES: tuple[tuple[type[PawlError], int], ...] = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import click
@@ -16,6 +15,7 @@ from deployments.cli_options import (
     readable,
     storage_option,
 )
+from deployments.progress_line import end_progress, tell_progress
 from deployments.read_texts import audit_text, entry_text, runs_text, versions_text
 from ray_workers.store import keys
 from ray_workers.store.audit import audit_run
@@ -102,24 +102,11 @@ def verify_command(reference: str, *, storage: str, as_json: bool, metric: str, 
         store, chosen = named.store, [readable(run, named.version)]
     else:
         store = open_root(storage, create=False).store
-    report = audit_run(store, run, chosen, tell=_tell_progress)
-    _end_progress()
+    report = audit_run(store, run, chosen, tell=tell_progress)
+    end_progress()
     if as_json:
         print_json(report.to_json())
     else:
         click.echo(audit_text(report))
     if not report.good:
         raise SystemExit(_DAMAGED)
-
-
-def _tell_progress(text: str) -> None:
-    """On a terminal one line that is written over; elsewhere a line each."""
-    if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{text}", err=True, nl=False)
-    else:
-        click.echo(text, err=True)
-
-
-def _end_progress() -> None:
-    if sys.stderr.isatty():
-        click.echo("\r\x1b[K", err=True, nl=False)

@@ -7,13 +7,23 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-__all__ = ["bytes_text", "moment", "number_text", "pairs", "printable", "rung_text", "table"]
+__all__ = [
+    "bytes_text",
+    "moment",
+    "number_text",
+    "pairs",
+    "printable",
+    "rung_text",
+    "seconds_text",
+    "table",
+]
 
 _COLOURS = {
     "committed": "yellow", "verified": "cyan", "sound": "green", "restorable": "green", "quarantined": "red",
 }  # fmt: skip
 _GAP = "  "
 _THOUSAND = 1000
+_MINUTE = 60
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
@@ -65,6 +75,20 @@ def bytes_text(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= _THOUSAND
     return f"{size:.1f} TB"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """Two units at most: `2 d 3 h`, `4 min`, `5.2 s`; a dash when it is not known."""
+    if seconds is None:
+        return "-"
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, below, small in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if whole >= size:
+            rest = whole % size // below
+            return f"{whole // size} {unit}" + (f" {rest} {small}" if rest else "")
+    return f"{whole // _MINUTE} min"
 
 
 def moment(text: str | None) -> str:

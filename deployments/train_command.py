@@ -14,7 +14,7 @@ import click
 
 from ray_workers.store.errors import InvalidInputError, PawlError
 
-__all__ = ["train_command"]
+__all__ = ["prepare_prefect", "train_command"]
 
 _START_LIMIT_S = "90"
 _CANCELLED = 3
@@ -86,7 +86,7 @@ def train_command(
     """
     config = {**_read_config(config_file), **dict(_setting(text) for text in settings)}
     parameters = _parameters(entrypoint, config, options)
-    _prepare_prefect()
+    prepare_prefect()
     try:
         code = _run_flow(parameters, retries=options["retries"])
     except (KeyboardInterrupt, SystemExit):
@@ -207,7 +207,7 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     return config
 
 
-def _prepare_prefect() -> None:
+def prepare_prefect() -> None:
     """Without a Prefect server of the user's own: an ephemeral one, with a home beside the project."""
     _check_fastapi()
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", _START_LIMIT_S)

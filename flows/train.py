@@ -11,6 +11,7 @@ from ray_workers.config import Retention, Saving, Scaling, Validation
 from tasks.attempt import describe_request, take_fence
 from tasks.ending import ended_properly
 from tasks.lineage import record_lineage
+from tasks.registry import refresh_registry
 from tasks.resume import find_resume_point
 from tasks.retention import apply_retention
 from tasks.training import run_training
@@ -55,4 +56,5 @@ def train(
             run_training(attempt, resume_point)
             ending.retention = apply_retention(attempt)
     record_lineage(attempt, ending.retention)
+    refresh_registry(attempt)
     return ending.state

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from ray_workers.store.errors import InvalidInputError
 
 __all__ = [
+    "Objectives",
+    "PromotionGate",
     "Retention",
     "Rung",
     "Saving",
@@ -144,6 +146,50 @@ class Validation(_Settings):
     )
     timeout_seconds: float = Field(
         default=600, gt=0, description="Longest time for validating one version."
+    )
+
+
+class Objectives(_Settings):
+    """What is promised: how much work may be lost, how long coming back may take, how much may be stored."""
+
+    at_risk_minutes: float = Field(
+        default=10, gt=0, description="Most work of a running run that may be lost."
+    )
+    recovery_minutes: float = Field(
+        default=5,
+        gt=0,
+        description="Longest recovery, at the 95th percentile of what was measured.",
+    )
+    budget_gb: float | None = Field(
+        default=None, gt=0, description="Most that may be stored. Empty: no limit."
+    )
+
+
+class PromotionGate(_Settings):
+    """What a version must satisfy before a tag moves to it."""
+
+    required: Rung = Field(default="sound", description="Rung that the version must have reached.")
+    metric: str | None = Field(
+        default="loss", description="Metric that is compared. Empty: metrics are not looked at."
+    )
+    mode: Literal["min", "max"] = Field(
+        default="min", description="Whether smaller or larger is better."
+    )
+    threshold: float | None = Field(
+        default=None, description="The metric must be at least as good as this."
+    )
+    allowed_regression: float = Field(
+        default=0.0,
+        ge=0,
+        description="Share by which the metric may be worse than that of the version that has the tag now.",
+    )
+    drill: bool = Field(
+        default=True,
+        description="Load all weights once more, every digest verified, before the tag moves.",
+    )
+    approval: bool = Field(default=False, description="Pause until a person approves on the page.")
+    approval_minutes: float = Field(
+        default=1440, gt=0, description="After so many minutes without an answer it is a no."
     )
 
 

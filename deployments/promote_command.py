@@ -1,0 +1,84 @@
+"""`pawl promote`: the promotion flow, run here and now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from deployments.cli_options import storage_option
+from deployments.train_command import prepare_prefect
+from ray_workers.store.errors import InvalidInputError, PawlError
+from ray_workers.store.versions import parse_reference
+
+__all__ = ["promote_command"]
+
+_CANCELLED = 3
+
+
+@click.command("promote")
+@click.argument("reference", metavar="RUN@V")
+@click.option("--tag", default="production", show_default=True)
+@click.option(
+    "--required",
+    type=click.Choice(["committed", "verified", "sound", "restorable"]),
+    default="sound",
+    show_default=True,
+    help="Rung that the version must have reached.",
+)
+@click.option(
+    "--metric",
+    default="loss",
+    show_default=True,
+    help="Compared with the version that has the tag; '' for none.",
+)
+@click.option("--mode", type=click.Choice(["min", "max"]), default="min", show_default=True)
+@click.option("--threshold", type=float, help="The metric must be at least as good as this.")
+@click.option(
+    "--allowed-regression",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Share by which it may be worse than the holder.",
+)
+@click.option("--no-drill", is_flag=True, help="Do not load the weights first.")
+@click.option(
+    "--approval", is_flag=True, help="Pause until a person approves on the flow run's page."
+)
+@storage_option
+def promote_command(reference: str, *, tag: str, storage: str, **options: Any) -> None:
+    r"""Move a tag to RUN@V if it passes the gate.
+
+    \b
+    pawl promote digits@best
+    pawl promote digits@12 --threshold 0.2 --approval
+    pawl promote digits@sound --tag candidate --metric accuracy --mode max --allowed-regression 0.01
+    """
+    parse_reference(reference)
+    prepare_prefect()
+    from flows.promote import promote  # noqa: PLC0415 - takes seconds, and `pawl --help` must not
+    from ray_workers.config import PromotionGate  # noqa: PLC0415 - pydantic
+
+    try:
+        gate = PromotionGate(
+            required=options["required"],
+            metric=options["metric"] or None,
+            mode=options["mode"],
+            threshold=options["threshold"],
+            allowed_regression=options["allowed_regression"],
+            drill=not options["no_drill"],
+            approval=options["approval"],
+        )
+    except ValueError as error:
+        raise InvalidInputError(
+            f"The gate cannot be used: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    state = promote(reference, tag=tag, storage=storage, gate=gate, return_state=True)
+    if state.is_completed():
+        click.echo(state.message)
+        return
+    failure = None if state.is_cancelled() else state.result(raise_on_failure=False)
+    if isinstance(failure, PawlError):
+        raise failure
+    click.echo(f"{state.name}: {state.message}", err=True)
+    raise SystemExit(_CANCELLED if state.is_cancelled() else 1)

@@ -1,0 +1,31 @@
+"""The comparison flow: versions of any runs side by side, as an artifact with pictures."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from tasks.comparison import compare_versions, publish_comparison
+
+__all__ = ["compare"]
+
+
+@flow(name="pawl-compare", validate_parameters=True)
+def compare(
+    versions: list[str],
+    storage: str | None = None,
+    weights: bool = True,
+    html_file: str | None = None,
+) -> State[None]:
+    """Compare versions; the first one is what the others are measured against.
+
+    Args:
+        versions: Two or more of RUN@N, RUN@TAG, RUN@latest, RUN@sound, RUN@best.
+        storage: Folder or s3://bucket/prefix. Empty: PAWL_STORAGE, else ./pawl-store.
+        weights: Also measure the distance of every layer; reads all weights.
+        html_file: Also write the page as one HTML file here.
+    """
+    comparison = compare_versions(versions, storage, weights=weights)
+    publish_comparison(comparison, html_file)
+    return Completed(message=f"{len(versions)} versions compared")

@@ -1,0 +1,37 @@
+"""The health flow: schedule it, and know before you need it whether every run could come back."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from ray_workers.config import Objectives, Retention
+from tasks.dashboard import alert_missed, publish_health
+from tasks.health import assess_health
+
+__all__ = ["health"]
+
+
+@flow(name="pawl-health", validate_parameters=True)
+def health(
+    storage: str | None = None,
+    objective: Objectives = Objectives(),
+    retention: Retention = Retention(),
+    accounts: bool = True,
+    fail: bool = False,
+) -> State[str]:
+    """Look at every run of a store, publish one page, and raise an event for each run that misses the objective.
+
+    Args:
+        storage: Folder or s3://bucket/prefix. Empty: PAWL_STORAGE, else ./pawl-store.
+        objective: What is promised: most work at risk, longest recovery, most bytes.
+        retention: A retention whose effect the page tells; nothing is retired.
+        accounts: Also say what is stored: reads every manifest and lists every object.
+        fail: End as Failed when the objective is missed.
+    """
+    report = assess_health(storage, objective, retention, accounts=accounts)
+    publish_health(report)
+    missed = alert_missed(report)
+    message = f"{report.verdict}: {report.reason}"
+    return Failed(message=message) if fail and missed else Completed(message=message)

@@ -1,0 +1,238 @@
+"""Looking at a root and saying how its runs could come back: reads logs, manifests and the listing, writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ray_workers.health import (
+    Objective,
+    RunFacts,
+    RunHealth,
+    assess_run,
+)
+from ray_workers.policies.retention import RetentionPolicy
+from ray_workers.retiring import plan_retention
+from ray_workers.storage_accounts import Storage, StoredVersionFacts, assess_storage
+from ray_workers.store.bodies import Verdict
+from ray_workers.store.catalog import VersionCatalog, VersionEntry
+from ray_workers.store.clock import utc_now
+from ray_workers.store.keys import data_fence, run_prefix
+from ray_workers.store.log_reader import LogReader
+from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.records import Record
+from ray_workers.store.run_listing import RunEntry, list_runs, run_status
+from ray_workers.store.run_state import RunState
+
+__all__ = ["HealthReport", "look_at_root"]
+
+_NEWEST = 20
+"""Versions whose manifests tell world size and save times when nothing asks for the accounts."""
+_ORDER = ("ready", "warning", "critical")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthReport:
+    """The state of a whole root at one moment."""
+
+    url: str
+    at: str
+    objective: Objective
+    runs: tuple[RunHealth, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    """Runs whose log cannot be read, and why."""
+    storage: Storage | None
+    """None: not asked for."""
+
+    @property
+    def verdict(self) -> str:
+        """The worst of all runs; an unreadable run is critical, a budget that is spent a warning."""
+        found = [run.verdict for run in self.runs]
+        found += ["critical"] if self.unreadable else []
+        found += ["warning"] if self._over_budget else []
+        return max(found, key=_ORDER.index, default="ready")
+
+    @property
+    def reason(self) -> str:
+        worst = [run for run in self.runs if run.verdict == self.verdict]
+        if self.verdict == "ready":
+            return (
+                f"all {len(self.runs)} runs can come back" if self.runs else "there is no run yet"
+            )
+        if self.unreadable:
+            run, why = self.unreadable[0]
+            return f"{run}: {why}"
+        if not worst:
+            return "the storage budget is spent"
+        more = f" (and {len(worst) - 1} more)" if len(worst) > 1 else ""
+        return f"{worst[0].run}: {worst[0].reason}{more}"
+
+    @property
+    def missed(self) -> tuple[RunHealth, ...]:
+        """The runs that do not meet the objective."""
+        return tuple(run for run in self.runs if run.verdict != "ready")
+
+    @property
+    def _over_budget(self) -> bool:
+        storage = self.storage
+        return (
+            storage is not None and storage.budget is not None and storage.stored > storage.budget
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "url": self.url,
+            "at": self.at,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "objective": {
+                "at_risk_s": self.objective.at_risk_s,
+                "recovery_s": self.objective.recovery_s,
+                "budget_bytes": self.objective.budget_bytes,
+            },
+            "runs": [run.to_json() for run in self.runs],
+            "unreadable": [{"run": run, "problem": why} for run, why in self.unreadable],
+            "storage": None if self.storage is None else self.storage.to_json(),
+        }
+
+
+def look_at_root(
+    store: ObjectStore,
+    objective: Objective,
+    *,
+    retention: RetentionPolicy | None = None,
+    storage: bool = True,
+    now: datetime | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> HealthReport:
+    """Assess every run below the root.
+
+    Args:
+        store: the root.
+        objective: what is promised.
+        retention: the policy whose effect is told.
+        storage: also make the accounts, for which every manifest and the listing of all objects is read.
+        now: the moment, by default this one.
+        tell: told which run is being read.
+
+    Raises:
+        StoreUnavailableError, StoreRefusedError: the store does not let us read.
+    """
+    at = utc_now() if now is None else now.isoformat()
+    moment = now or datetime.fromisoformat(at).astimezone(UTC)
+    looked = _Look(store, objective, moment, retention, storage=storage)
+    unreadable = []
+    for entry in list_runs(store):
+        tell(f"looking at {entry.run}")
+        if entry.state is None:
+            unreadable.append((entry.run, entry.problem or "its log cannot be read"))
+        elif not entry.state.deleted:
+            looked.at_run(entry)
+    return HealthReport(
+        url=store.url,
+        at=at,
+        objective=objective,
+        runs=tuple(looked.runs),
+        unreadable=tuple(unreadable),
+        storage=looked.accounts() if storage else None,
+    )
+
+
+class _Look:
+    def __init__(
+        self, store: ObjectStore, objective: Objective, now: datetime,
+        retention: RetentionPolicy | None, *, storage: bool,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._objective = objective
+        self._now = now
+        self._retention = retention
+        self._storage = storage
+        self._versions: list[StoredVersionFacts] = []
+        self._orphans = 0
+        self._freed = 0
+        self.runs: list[RunHealth] = []
+
+    def at_run(self, entry: RunEntry) -> None:
+        state = entry.state
+        if state is None:
+            return
+        kept = sorted(n for n, v in state.versions.items() if v.readable)
+        entries = VersionCatalog(self._store, entry.run).entries(
+            state, kept if self._storage else kept[-_NEWEST:]
+        )
+        facts = RunFacts(
+            status=run_status(state),
+            world_size=_world_size(entries),
+            drills_s=tuple(_drills(self._store, state)),
+            staging_s=tuple(_staging(entries[-_NEWEST:])),
+        )
+        self.runs.append(assess_run(state, facts, self._objective, self._now))
+        if self._storage:
+            self._account(state, entries)
+
+    def accounts(self) -> Storage:
+        return assess_storage(
+            self._versions,
+            self._now,
+            budget=self._objective.budget_bytes,
+            orphans=self._orphans,
+            retention_would_free=None if self._retention is None else self._freed,
+        )
+
+    def _account(self, state: RunState, entries: Sequence[VersionEntry]) -> None:
+        seen: set[str] = set()
+        for entry in entries:
+            shards = () if entry.facts is None else entry.facts.shards
+            shared = sum(shard.bytes for shard in shards if shard.key in seen)
+            seen.update(shard.key for shard in shards)
+            version = entry.version
+            self._versions.append(
+                StoredVersionFacts(
+                    run=state.run,
+                    rung=version.rung,
+                    bytes=version.bytes,
+                    bytes_new=version.bytes - shared,
+                    at=version.at,
+                )
+            )
+        if all(entry.facts is not None for entry in entries):
+            self._orphans += self._unreferenced(state, seen)
+        if self._retention is not None:
+            self._freed += plan_retention(self._store, state, self._retention).bytes_retired
+
+    def _unreferenced(self, state: RunState, referenced: set[str]) -> int:
+        """Bytes of shards that no kept version needs and that no running attempt may still commit."""
+        prefix = f"{run_prefix(state.run)}shards/"
+        return sum(
+            info.size
+            for info in self._store.list(prefix)
+            if info.key not in referenced
+            and (key := data_fence(info.key)) is not None
+            and key.fence != state.open_fence
+        )
+
+
+def _world_size(entries: Sequence[VersionEntry]) -> int:
+    return next((e.facts.world_size for e in reversed(entries) if e.facts is not None), 1)
+
+
+def _staging(entries: Sequence[VersionEntry]) -> Iterator[float]:
+    for entry in entries:
+        durations: Mapping[str, float] = {} if entry.facts is None else entry.facts.durations
+        if "staging_s" in durations:
+            yield durations["staging_s"]
+
+
+def _drills(store: ObjectStore, state: RunState) -> Iterator[float]:
+    """Seconds that each restore drill took, oldest first; only logs that name one are read again."""
+    if not any("restorable" in v.passed for v in state.versions.values()):
+        return
+    for slot in LogReader(store, state.run).read_many(range(1, state.slot + 1)):
+        body = slot.body if isinstance(slot, Record) else None
+        if isinstance(body, Verdict) and body.check == "restorable" and body.passed:
+            seconds = body.evidence.get("seconds")
+            if isinstance(seconds, int | float) and not isinstance(seconds, bool):
+                yield float(seconds)

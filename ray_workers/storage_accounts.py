@@ -1,0 +1,104 @@
+"""What a root stores: by run, by rung, by age; what sharing saves; how long a budget lasts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+__all__ = ["Storage", "StoredVersionFacts", "assess_storage"]
+
+_DAY = 86_400.0
+_GROWTH_DAYS = 7
+_AGES = (("under 1 day", _DAY), ("under 7 days", 7 * _DAY), ("under 30 days", 30 * _DAY))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """Bytes below the root."""
+
+    stored: int
+    """Of the versions that are kept, each shared byte once."""
+    by_run: Mapping[str, int]
+    by_rung: Mapping[str, int]
+    by_age: Mapping[str, int]
+    saved_by_sharing: int
+    orphans: int | None
+    """Objects that no kept version refers to; None: not looked for."""
+    retention_would_free: int | None
+    """None: no retention was named."""
+    growth_per_day: float
+    """Over the last seven days."""
+    budget: int | None
+    days_left: float | None
+    """Until the budget is spent at this growth; None without a budget or without growth."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "stored": self.stored,
+            "by_run": dict(self.by_run),
+            "by_rung": dict(self.by_rung),
+            "by_age": dict(self.by_age),
+            "saved_by_sharing": self.saved_by_sharing,
+            "orphans": self.orphans,
+            "retention_would_free": self.retention_would_free,
+            "growth_per_day": round(self.growth_per_day),
+            "budget": self.budget,
+            "days_left": None if self.days_left is None else round(self.days_left, 1),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredVersionFacts:
+    """One kept version, for the accounts."""
+
+    run: str
+    rung: str
+    bytes: int
+    bytes_new: int
+    at: str
+
+
+def assess_storage(
+    versions: Sequence[StoredVersionFacts],
+    now: datetime,
+    *,
+    budget: int | None = None,
+    orphans: int | None = None,
+    retention_would_free: int | None = None,
+) -> Storage:
+    """The accounts over all kept versions."""
+    by_run: dict[str, int] = {}
+    by_rung: dict[str, int] = {}
+    by_age: dict[str, int] = {}
+    recent = 0
+    for version in versions:
+        age = _since(version.at, now) or 0.0
+        label = next((name for name, limit in _AGES if age < limit), "older")
+        for account, key in ((by_run, version.run), (by_rung, version.rung), (by_age, label)):
+            account[key] = account.get(key, 0) + version.bytes_new
+        recent += version.bytes_new if age < _GROWTH_DAYS * _DAY else 0
+    stored = sum(version.bytes_new for version in versions)
+    growth = recent / _GROWTH_DAYS
+    left = None if budget is None or growth <= 0 else max(0.0, (budget - stored) / growth)
+    return Storage(
+        stored=stored,
+        by_run=by_run,
+        by_rung=by_rung,
+        by_age=by_age,
+        saved_by_sharing=sum(version.bytes - version.bytes_new for version in versions),
+        orphans=orphans,
+        retention_would_free=retention_would_free,
+        growth_per_day=growth,
+        budget=budget,
+        days_left=left,
+    )
+
+
+def _since(text: str, now: datetime) -> float | None:
+    try:
+        at = datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
+    return max(0.0, now.timestamp() - at)

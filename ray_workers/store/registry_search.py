@@ -1,0 +1,107 @@
+"""Conditions over the registry, parsed and answered by DuckDB: `metrics.loss < 0.2 and config.lr >= 1e-3`.
+
+The condition is one expression, never a statement; the connection sees the registry's table and nothing else: no file,
+no extension, no setting, no variable of this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from ray_workers.store.errors import InvalidInputError
+from ray_workers.store.registry import SCHEMA
+
+__all__ = ["search"]
+
+_GROUPS = ("metrics", "config", "config_text")
+_Tree = dict[str, Any]
+_CLOSE = """
+SET python_enable_replacements = false;
+SET autoinstall_known_extensions = false;
+SET autoload_known_extensions = false;
+SET enable_external_access = false;
+SET lock_configuration = true;
+"""
+
+
+def search(
+    table: pa.Table, condition: str, *, order: str | None = None, limit: int | None = None
+) -> pa.Table:
+    """The rows for which `condition` holds, by run and number unless `order` says otherwise.
+
+    Args:
+        table: what `read_registry` gives.
+        condition: an SQL expression over the columns; metrics are `metrics.NAME`, hyperparameters `config.NAME`.
+        order: SQL terms to sort by, such as `metrics.loss desc`.
+        limit: the most rows to give.
+
+    Raises:
+        InvalidInputError: the condition or the order cannot be understood; it says where.
+    """
+    connection = duckdb.connect(":memory:")
+    try:
+        connection.execute(_CLOSE)
+        rows = connection.from_arrow(table).project(_projection(table.schema.names))
+        found = rows.filter(f"({condition}\n)").order(order or "run, number")
+        chosen = found if limit is None else found.limit(limit)
+        numbers = chosen.project("pawl_row").fetchall()
+    except duckdb.Error as error:
+        raise InvalidInputError(_told(condition, order, error)) from None
+    finally:
+        connection.close()
+    return table.take(pa.array([number for (number,) in numbers], pa.int64()))
+
+
+def _projection(names: Iterable[str]) -> str:
+    """The fixed columns as they are, the typed ones as one struct a group, and each row's place in the table."""
+    known = list(names)
+    fixed = [_quoted(name) for name in known if name in SCHEMA.names]
+    numbers = [name for name in known if name.startswith("config.")]
+    groups = {group: [n for n in known if n.startswith(f"{group}.")] for group in _GROUPS}
+    # Text is found under `config.NAME` too, unless some run has a number there.
+    taken = {name.partition(".")[2] for name in numbers}
+    groups["config"] += [n for n in groups["config_text"] if n.partition(".")[2] not in taken]
+    structs = [
+        f"{_struct(_tree(columns))} AS {_quoted(group)}" for group, columns in groups.items()
+    ]
+    return ", ".join([*fixed, *structs, "row_number() OVER () - 1 AS pawl_row"])
+
+
+def _tree(columns: Iterable[str]) -> _Tree:
+    """`config.model.layers` becomes `{"model": {"layers": column}}`; of a leaf and a branch of one name, the branch."""
+    tree: _Tree = {}
+    for column in sorted(columns, key=lambda name: name.count("."), reverse=True):
+        *path, leaf = column.split(".")[1:]
+        here = tree
+        for part in path:
+            below = here.setdefault(part, {})
+            here = below if isinstance(below, dict) else {}
+        here.setdefault(leaf, column)
+    return tree
+
+
+def _struct(tree: _Tree) -> str:
+    if not tree:
+        return "NULL"
+    fields = [
+        f"{_quoted(name)} := {_struct(below) if isinstance(below, dict) else _quoted(below)}"
+        for name, below in sorted(tree.items())
+    ]
+    return f"struct_pack({', '.join(fields)})"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _told(condition: str, order: str | None, error: duckdb.Error) -> str:
+    reason = " ".join(str(error).partition("\n\n")[0].split())
+    what = f"The condition {condition[:200]!r}" + (f", sorted by {order[:100]!r}," if order else "")
+    return (
+        f"{what} cannot be used: {reason[:400]} Write an SQL expression over the registry's columns, such as "
+        "\"metrics.loss < 0.2 and config.lr >= 1e-3 and rung = 'sound'\"."
+    )

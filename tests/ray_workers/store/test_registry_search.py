@@ -1,0 +1,92 @@
+import json
+
+import pytest
+
+from ray_workers.store.errors import InvalidInputError
+from ray_workers.store.memory import MemoryStore
+from ray_workers.store.registry import SCHEMA, encode, read_registry, registry_key
+from ray_workers.store.registry_search import search
+from tests.support.registry_rows import synthetic_rows
+
+
+@pytest.fixture(scope="module")
+def large():
+    """A hundred runs of a thousand versions."""
+    store = MemoryStore()
+    for index in range(100):
+        run = f"run-{index:03d}"
+        store.put(registry_key(run), encode(synthetic_rows(run, 1000), run_id="x", slot=1))
+    return read_registry(store)
+
+
+@pytest.fixture(scope="module")
+def small():
+    store = MemoryStore()
+    rows = synthetic_rows("a", 4)
+    rows[3]["config_json"] = json.dumps({"lr": "auto", "model": 7, 'od"d name': 1})
+    store.put(registry_key("a"), encode(rows, run_id="x", slot=1))
+    return read_registry(store)
+
+
+def found(table, condition, **options):
+    rows = search(table, condition, **options)
+    return list(zip(rows["run"].to_pylist(), rows["number"].to_pylist(), strict=True))
+
+
+def test_a_hundred_thousand_versions_are_searched(large):
+    assert large.num_rows == 100_000
+    hits = found(large, "metrics.loss < 0.0011 and config.lr >= 1e-3 and run = 'run-007'")
+    assert hits == [("run-007", number) for number in range(910, 1001)]
+    assert len(found(large, "true", limit=5)) == 5
+    assert found(large, "number = 1000", order="run desc", limit=1) == [("run-099", 1000)]
+
+
+@pytest.mark.parametrize(
+    ("condition", "numbers"),
+    [
+        ("metrics.loss <= 0.5", [2, 3, 4]),
+        ("config.opt = 'adam' and config.model.layers = 2", [2]),
+        ("rung = 'sound' and step between 20 and 30", [2, 3]),
+        ("list_contains(tags, 'even')", [2, 4]),
+        ("config_text.lr = 'auto'", [4]),
+        ("config.lr is null", [4]),
+        ("committed_at < '2027-01-01'", [1, 2, 3, 4]),
+        ('config."od""d name" = 1', [4]),
+        ("number = 1 or number = 2", [1, 2]),
+        ("number > 3 -- newest", [4]),
+    ],
+)
+def test_conditions(small, condition, numbers):
+    assert [number for _, number in found(small, condition)] == numbers
+
+
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        ("metrics.los < 1", "los"),
+        ("metrics.loss <", "syntax error"),
+        ("nothing = 1", "nothing"),
+        ("1=1; drop table x", "syntax error"),
+        ("1=1) union select (1", "cannot be used"),
+        ("(select count(*) from read_csv('/etc/passwd')) > 0", "disabled by configuration"),
+        ("(select count(*) from 'pyproject.toml') > 0", "cannot be used"),
+        ("(select count(*) from table) > 0", "cannot be used"),
+        ("rung", "cannot be used"),
+    ],
+)
+def test_a_bad_condition_is_one_sentence_that_says_where(small, condition, told):
+    with pytest.raises(InvalidInputError) as caught:
+        search(small, condition)
+    assert told in caught.value.message
+    assert "Write an SQL expression" in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_a_variable_of_this_process_cannot_be_reached(small):
+    hidden = small  # DuckDB would find it by this name if it were allowed to look
+    with pytest.raises(InvalidInputError, match="hidden"):
+        search(hidden, "(select count(*) from hidden) > 0")
+
+
+def test_an_empty_registry_answers_nothing():
+    assert search(SCHEMA.empty_table(), "step > 1").num_rows == 0
