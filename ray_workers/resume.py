@@ -14,7 +14,7 @@ from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.store import keys
 from ray_workers.store.attempts import read_run
 from ray_workers.store.bodies import PassedOver, ResumeChosen, RunOrigin
-from ray_workers.store.errors import VersionGoneError, VersionNotFoundError
+from ray_workers.store.errors import RuleRefusedError, VersionGoneError, VersionNotFoundError
 from ray_workers.store.log import RunLog
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.run_state import RunState, VersionState, rung_at_least
@@ -138,8 +138,8 @@ def _try(search: _Search, candidate: VersionState) -> str | None:
         if result.passed:
             return None
         record_verdicts(log, candidate, [result], checker=checker)
-    except VersionGoneError as error:
-        return error.message
+    except (RuleRefusedError, VersionGoneError) as error:
+        return error.message  # quarantined, rolled back or given up since it was looked at
     return result.reason or "its bytes are bad"
 
 

@@ -45,6 +45,7 @@ def commit_version(
     Raises:
         FenceLostError: a newer attempt owns the run. Nothing was committed.
         RuleRefusedError: the step is not above this attempt's last. Nothing was committed.
+        OutcomeUnknownError: the record was sent, and may be in the log or appear there. Nothing may be undone.
         StoreUnavailableError: the manifest could not be stored. Nothing was committed.
     """
     check_fence(log.refresh(), manifest.fence)

@@ -3,6 +3,7 @@
     PawlError
     ├── RetryableError             the same call may succeed later
     │   ├── StoreUnavailableError      timeout, 5xx, cut connection
+    │   │   └── OutcomeUnknownError        a record may stand in the log, or may yet appear there
     │   ├── ClusterUnavailableError    the Ray cluster does not answer; what trains there may go on
     │   ├── TrainingFailedError        the loop raised, or a worker died
     │   ├── UploadFailedError          one shard could not be stored in the tries allowed
@@ -49,6 +50,7 @@ __all__ = [
     "NewerFormatError",
     "ObjectExistsError",
     "ObjectNotFoundError",
+    "OutcomeUnknownError",
     "PawlError",
     "RefusedError",
     "RetryableError",
@@ -100,6 +102,12 @@ class ClusterUnavailableError(RetryableError):
     """Details: `address`."""
 
     kind = "cluster_unavailable"
+
+
+class OutcomeUnknownError(StoreUnavailableError):
+    """Whoever catches it must neither report "not written" nor undo anything. Details: `slot`, where it would stand."""
+
+    kind = "outcome_unknown"
 
 
 class TrainingFailedError(RetryableError):

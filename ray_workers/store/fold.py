@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from ray_workers.store.bodies import (
     Body,
     Commit,
     Condemn,
+    Filler,
     ForkPin,
     ForkReleased,
     Repaired,
@@ -29,7 +31,9 @@ from ray_workers.store.bodies import (
 from ray_workers.store.records import Record
 from ray_workers.store.run_state import RUNGS, AttemptState, PinState, RunState, VersionState
 
-__all__ = ["apply_damaged", "apply_record", "is_effective"]
+__all__ = ["apply_damaged", "apply_record", "is_contradiction", "is_effective", "prev_of_next"]
+
+_DAMAGED_PREV = re.compile(r"damaged:([1-9][0-9]{0,19})")
 
 
 def apply_damaged(state: RunState) -> None:
@@ -49,23 +53,38 @@ def apply_damaged(state: RunState) -> None:
 
 def is_effective(state: RunState, record: Record) -> bool:
     """Whether the record in the next slot counts; otherwise it is void: it holds its slot and has no effect."""
-    after_damage = state.slot in state.damaged
     if record.kind == RunCreated.kind and record.prev is None:
         return state.run_id is None
     if state.run_id is None:
-        return after_damage
+        return state.damage_above_head
     if record.kind == RunCreated.kind:
-        return state.deleted and (
-            after_damage or record.prev in (state.head, f"damaged:{state.slot}")
-        )
-    if record.run_id != state.run_id:
-        return False
-    return after_damage or record.prev in (state.head, f"damaged:{state.slot}")
+        # A damaged slot may have held the RunDeleted that allowed it.
+        return (state.deleted or bool(state.damaged)) and _continues(state, record)
+    return record.run_id == state.run_id and _continues(state, record)
+
+
+def is_contradiction(state: RunState, record: Record) -> bool:
+    """Whether a record of this very run continues another one than the log now has below it."""
+    own = record.run_id == state.run_id and record.kind != Filler.kind
+    return own and not _continues(state, record)
+
+
+def prev_of_next(state: RunState) -> str | None:
+    """What the next record names as the one that it continues."""
+    return f"damaged:{state.damaged[-1]}" if state.damage_above_head else state.head
+
+
+def _continues(state: RunState, record: Record) -> bool:
+    """Nothing but voids stands between the record and what it continues, as its writer and this reader see it."""
+    if state.damage_above_head or record.prev == state.head:
+        return True
+    said = _DAMAGED_PREV.fullmatch(record.prev or "")
+    return said is not None and state.head_slot <= int(said[1]) <= state.slot
 
 
 def apply_record(state: RunState, record: Record) -> None:
     """Fold the record that stands in slot `state.slot + 1`."""
-    if record.kind == "Filler" and record.run_id == state.run_id:
+    if record.kind == Filler.kind and record.run_id == state.run_id:
         apply_damaged(state)
         return
     effective = is_effective(state, record)
@@ -74,7 +93,7 @@ def apply_record(state: RunState, record: Record) -> None:
         return
     if state.run_id is None:
         state.run_id = record.run_id
-    state.head = record.digest
+    state.head, state.head_slot = record.digest, record.slot
     if record.body is None:
         state.unknown += (record.kind,)
         return

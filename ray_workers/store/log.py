@@ -7,6 +7,7 @@ same slot until the slot is taken, then the write id says whose record stands th
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 import uuid
@@ -23,10 +24,11 @@ from ray_workers.store.clock import utc_now
 from ray_workers.store.errors import (
     ConflictError,
     ObjectExistsError,
+    OutcomeUnknownError,
     StoreRefusedError,
     StoreUnavailableError,
 )
-from ray_workers.store.fold import apply_record
+from ray_workers.store.fold import apply_record, prev_of_next
 from ray_workers.store.log_reader import LogReader, encode_cache
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.records import Author, Place, Record
@@ -48,7 +50,7 @@ class RunLog:
         run: the run's name.
         by: who writes, as plain values (host, pid …); stands in every record, for people.
         patience_s: how long an append with an unknown outcome goes on asking before it raises
-            `StoreUnavailableError`; None: for ever. The record may still land after that, so whoever catches it must
+            `OutcomeUnknownError`; None: for ever. The record may still land after that, so whoever catches it must
             neither report "not written" nor delete anything.
         sleep: the pause between tries, in seconds; replaced in tests.
     """
@@ -69,7 +71,9 @@ class RunLog:
         self._sleep = sleep
         self._reader = LogReader(store, run)
         self._state = self._reader.fold()
-        self._last_cache = self._state.slot
+        self._last_cache = self._reader.cache_slot
+        self._taken: set[int] = set()
+        """Damaged slots that are known to be no holes, or none any more."""
 
     @property
     def state(self) -> RunState:
@@ -89,7 +93,8 @@ class RunLog:
 
         Raises:
             RuleRefusedError, FenceLostError, NewerFormatError: the rule does not hold on the newest state.
-            StoreUnavailableError: the outcome is unknown after `patience_s`.
+            OutcomeUnknownError: the record was sent, and whether it is in the log could not be learned.
+            StoreUnavailableError, StoreRefusedError: the store does not let us read or write; nothing was written.
         """
         write_id = uuid.uuid4().hex
         while True:
@@ -104,7 +109,10 @@ class RunLog:
                 self._write_cache()
                 return record
             self._sleep(random.uniform(0, _FIRST_PAUSE_S))  # noqa: S311 - jitter, not a secret
-            self.refresh()
+            # Read badly a moment ago, our own record may show up now.
+            for found in self._reader.advance(self._state):
+                if found.write_id == write_id:
+                    return found
 
     def _holds_on_newest(self, body: Body) -> bool:
         """Raise if the rule refuses on the newest state; False: what we knew was behind, decide again."""
@@ -120,8 +128,7 @@ class RunLog:
     def _seal(self, body: Body, write_id: str) -> Record:
         state = self._state
         run_id = body.run_id if isinstance(body, RunCreated) else str(state.run_id)
-        prev = f"damaged:{state.slot}" if state.slot in state.damaged else state.head
-        place = Place(slot=state.slot + 1, run_id=run_id, prev=prev)
+        place = Place(slot=state.slot + 1, run_id=run_id, prev=prev_of_next(state))
         return Record.seal(body, place=place, author=self._author(write_id))
 
     def _author(self, write_id: str) -> Author:
@@ -134,48 +141,44 @@ class RunLog:
         """
         key, data = keys.log_key(self._run, record.slot), record.to_bytes()
         self._fill_holes_below(record.slot)
-        deadline = None if self._patience_s is None else time.monotonic() + self._patience_s
-        pause = _FIRST_PAUSE_S
+        waiting = _Patience(self._patience_s, self._sleep)
         while True:
             try:
                 self._store.put_if_absent(key, data)
             except ObjectExistsError:
-                return self._is_ours(record)
+                return self._is_ours(record, waiting)
             except StoreUnavailableError as error:
-                if deadline is not None and time.monotonic() > deadline:
-                    raise StoreUnavailableError(
-                        f"It is unknown whether {record.kind} was written to {key}: the store did not answer for "
-                        f"{self._patience_s:.0f} s ({error}). It may still appear there; nothing was undone."
-                    ) from error
-                self._sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
+                waiting.pause(record, error)
+            except StoreRefusedError as error:
+                if waiting.unanswered:
+                    raise _unknown(record, f"the store now refuses to answer ({error})") from error
+                raise
             else:
                 return True
 
-    def _is_ours(self, record: Record) -> bool:
+    def _is_ours(self, record: Record, waiting: _Patience) -> bool:
         """After a conflict: our own earlier try may be what stands there (a lost answer)."""
-        pause = _FIRST_PAUSE_S
         while True:
             try:
                 found = self._reader.read(record.slot)
-            except StoreUnavailableError:
-                self._sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
-                continue
-            return isinstance(found, Record) and found.write_id == record.write_id
+            except StoreUnavailableError as error:
+                waiting.pause(record, error)
+            except StoreRefusedError as error:
+                raise _unknown(record, f"its slot may not be read ({error})") from error
+            else:
+                return isinstance(found, Record) and found.write_id == record.write_id
 
     def _fill_holes_below(self, slot: int) -> None:
         """Nobody can legally still write a hole, but a straggler could: it is occupied before we build above it."""
         state = self._state
-        for hole in state.damaged[-CACHE_EVERY_SLOTS:]:
-            if hole >= slot or self._reader.read(hole) is not None:
-                continue
-            place = Place(slot=hole, run_id=str(state.run_id), prev=None)
-            filler = Record.seal(Filler(), place=place, author=self._author(uuid.uuid4().hex))
-            try:
-                self._store.put_if_absent(keys.log_key(self._run, hole), filler.to_bytes())
-            except ObjectExistsError:
-                continue
+        unseen = [hole for hole in state.damaged if hole < slot and hole not in self._taken]
+        for hole, found in zip(unseen, self._reader.read_many(unseen), strict=True):
+            if found is None:
+                place = Place(slot=hole, run_id=str(state.run_id), prev=None)
+                filler = Record.seal(Filler(), place=place, author=self._author(uuid.uuid4().hex))
+                with contextlib.suppress(ObjectExistsError):
+                    self._store.put_if_absent(keys.log_key(self._run, hole), filler.to_bytes())
+            self._taken.add(hole)
 
     def _write_cache(self) -> None:
         state = self._state
@@ -188,3 +191,37 @@ class RunLog:
             )
         except (ObjectExistsError, StoreUnavailableError, StoreRefusedError):
             return  # a cache only saves time; the next one may succeed
+
+
+class _Patience:
+    """The pauses of one append, ever longer, until it has lasted too long.
+
+    Args:
+        limit_s: how long; None: for ever.
+        sleep: makes a pause.
+    """
+
+    def __init__(self, limit_s: float | None, sleep: Callable[[float], None]) -> None:
+        self._limit_s = limit_s
+        self._deadline = None if limit_s is None else time.monotonic() + limit_s
+        self._sleep = sleep
+        self._next_s = _FIRST_PAUSE_S
+        self.unanswered = False
+        """Whether a request of this append got no answer, and may therefore still take effect."""
+
+    def pause(self, record: Record, error: StoreUnavailableError) -> None:
+        """After a request without an answer. Raises `OutcomeUnknownError` when patience is at its end."""
+        self.unanswered = True
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            why = f"the store did not answer for {self._limit_s:.0f} s ({error})"
+            raise _unknown(record, why) from error
+        self._sleep(self._next_s)
+        self._next_s = min(2 * self._next_s, _LONGEST_PAUSE_S)
+
+
+def _unknown(record: Record, why: str) -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        f"It is unknown whether {record.kind} was written to slot {record.slot} of the log: {why}. It may still appear "
+        "there; nothing was undone.",
+        slot=record.slot,
+    )

@@ -5,27 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 from ray_workers.store import keys
-from ray_workers.store.errors import MalformedObjectError, ObjectNotFoundError
-from ray_workers.store.fold import apply_damaged, apply_record
+from ray_workers.store.bodies import Filler
+from ray_workers.store.errors import ObjectNotFoundError
+from ray_workers.store.fold import apply_damaged, apply_record, is_contradiction
+from ray_workers.store.log_slots import DAMAGED, LogSlots, Slot
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.records import Record, canonical_json
 from ray_workers.store.run_state import FOLD_VERSION, RunState
 
 __all__ = ["DAMAGED", "LogReader", "Slot", "encode_cache"]
 
-
-class _Damaged:
-    """The slot is taken by bytes that are no valid record."""
-
-
-DAMAGED = _Damaged()
-Slot = Record | _Damaged | None
-"""What stands in a slot; None: nothing."""
-
-_READERS = 16
 _WIDEST_GAP = 10_000
 
 
@@ -35,43 +26,65 @@ class LogReader:
     def __init__(self, store: ObjectStore, run: str) -> None:
         self._store = store
         self._run = keys.check_run_name(run)
+        self._effective: list[Record] = []
+        self.cache_slot = 0
+        """Where the newest cache that was used ends; 0: none was."""
 
     def read(self, slot: int) -> Slot:
         """What stands in `slot`. A bad digest counts only when it is seen on two reads."""
-        key = keys.log_key(self._run, slot)
-        for last_try in (False, True):
-            try:
-                return Record.from_bytes(self._store.get(key), key=key, slot=slot)
-            except ObjectNotFoundError:
-                return None
-            except MalformedObjectError:
-                if last_try:
-                    return DAMAGED
-        return DAMAGED
+        return self._slots().read(slot)
+
+    def read_many(self, slots: Iterable[int]) -> list[Slot]:
+        return self._slots().read_many(slots)
 
     def fold(self, *, use_cache: bool = True) -> RunState:
         """The state of the whole log. `use_cache` False folds raw records only, as whoever deletes must."""
-        cached = self._best_cache() if use_cache else None
-        state = cached or RunState(run=self._run)
+        state = self._fold(use_cache=use_cache)
+        self._effective = []
+        return state
+
+    def advance(self, state: RunState) -> list[Record]:
+        """Fold on from the tail, one GET a slot, until a slot is free; the records that took effect meanwhile."""
+        self._effective = []
+        self._walk(state, self._slots())
+        return self._effective
+
+    def _slots(self, wanted: Iterable[int] = ()) -> LogSlots:
+        return LogSlots(self._store, self._run, wanted)
+
+    def _fold(self, *, use_cache: bool) -> RunState:
+        state = (self._best_cache() if use_cache else None) or RunState(run=self._run)
+        self.cache_slot = state.slot
         listed = self._listed(after=state.slot)
-        self._fold_known(
-            state, self.read_many(range(state.slot + 1, _last_near(listed, state.slot) + 1))
-        )
-        self.advance(state)
+        self._walk(state, self._slots(_near(listed, state.slot)))
         self._fold_lost_tail(state)
         return state
 
-    def advance(self, state: RunState) -> None:
-        """Fold on from the tail, one GET a slot, until a slot is free."""
-        while (slot := self.read(state.slot + 1)) is not None:
-            _fold_slot(state, slot)
+    def _walk(self, state: RunState, slots: LogSlots, *, lost_until: int = 0) -> None:
+        """Fold slot by slot until one is free that is no hole.
 
-    def read_many(self, slots: Iterable[int]) -> list[Slot]:
-        wanted = list(slots)
-        if not wanted:
-            return []
-        with ThreadPoolExecutor(min(_READERS, len(wanted))) as pool:
-            return list(pool.map(self.read, wanted))
+        An absent slot is a hole only below a slot of the same run, or below a witness of slots that were lost. Above
+        the tail there may be slots of a run that was wiped by hand, and strays: no concern of ours until we reach them.
+        """
+        began = state.slot
+        while True:
+            slot = slots.at(state.slot + 1)
+            if slot is None and state.slot >= lost_until and not _own_above(state, slots):
+                return
+            if isinstance(slot, Record) and is_contradiction(state, slot) and began:
+                # What stood below was replaced after it was folded: only a fold from slot 1 can look back.
+                state.become(self._fold(use_cache=False))
+                return
+            self._fold_slot(state, slots)
+
+    def _fold_slot(self, state: RunState, slots: LogSlots) -> None:
+        slot = slots.at(state.slot + 1)
+        if not isinstance(slot, Record) or _contradicted(state, slot, slots):
+            apply_damaged(state)
+            return
+        apply_record(state, slot)
+        if state.head == slot.digest:
+            self._effective.append(slot)
 
     def _listed(self, *, after: int) -> list[int]:
         start = keys.log_key(self._run, after)
@@ -80,20 +93,6 @@ class LogReader:
             for info in self._store.list(keys.log_prefix(self._run), after=start)
         )
         return [slot for slot in found if slot is not None]
-
-    def _fold_known(self, state: RunState, slots: list[Slot]) -> None:
-        """Fold what the listing named.
-
-        An absent slot is a hole only below a slot of the same run. Above the tail there may be slots of a run that was
-        wiped by hand: no concern of ours until we reach them.
-        """
-        for index, slot in enumerate(slots):
-            if slot is not None:
-                _fold_slot(state, slot)
-            elif _own_above(state, slots[index + 1 :]):
-                apply_damaged(state)
-            else:
-                return
 
     def _best_cache(self) -> RunState | None:
         infos = self._store.list(keys.folds_prefix(self._run))
@@ -134,19 +133,20 @@ class LogReader:
         return isinstance(above, Record) and above.prev == head
 
     def _fold_lost_tail(self, state: RunState) -> None:
-        """A cache of this run beyond the tail proves that slots were lost: they are holes (FORMAT.md §8)."""
+        """A cache of this run beyond the tail proves that there were slots: read again, what is absent was lost."""
         if state.run_id is None:
             return
         infos = self._store.list(
             keys.folds_prefix(self._run), after=keys.fold_key(self._run, state.slot + 1, "")
         )
-        beyond = [p for info in infos if (p := keys.parse_fold_key(info.key)) and p[0] > state.slot]
-        for slot, head in sorted(beyond, reverse=True):
+        named = [p for info in infos if (p := keys.parse_fold_key(info.key))]
+        near = [p for p in named if state.slot < p[0] <= state.slot + _WIDEST_GAP]
+        for slot, head in sorted(near, reverse=True):
             cached = self._read_cache(slot, head)
             if cached is not None and cached.run_id == state.run_id:
-                while state.slot < slot:
-                    apply_damaged(state)
-                self.advance(state)
+                # The cache may have been written since we met the end, so nothing is lost before it is read again.
+                above = range(state.slot + 1, slot + 1)
+                self._walk(state, self._slots(above), lost_until=slot)
                 return
 
 
@@ -162,24 +162,28 @@ def encode_cache(state: RunState) -> bytes:
     return canonical_json({**content, "digest": digest})
 
 
-def _last_near(listed: list[int], slot: int) -> int:
-    """The last listed slot that is no stray: what lies far beyond all others was not written by this log."""
-    last = slot
-    for found in sorted(listed):
-        if found > last + _WIDEST_GAP:
+def _near(listed: list[int], slot: int) -> list[int]:
+    """Without strays: what lies far beyond all others was not written by this log."""
+    found: list[int] = []
+    for number in sorted(listed):
+        if number > (found[-1] if found else slot) + _WIDEST_GAP:
             break
-        last = max(last, found)
-    return last
+        found.append(number)
+    return found
 
 
-def _fold_slot(state: RunState, slot: Record | _Damaged) -> None:
-    if isinstance(slot, Record):
-        apply_record(state, slot)
-    else:
-        apply_damaged(state)
+def _own_above(state: RunState, slots: LogSlots) -> bool:
+    return state.run_id is not None and slots.last_of(state.run_id) > state.slot
 
 
-def _own_above(state: RunState, slots: list[Slot]) -> bool:
-    return state.run_id is not None and any(
-        isinstance(slot, Record) and slot.run_id == state.run_id for slot in slots
-    )
+def _contradicted(state: RunState, record: Record, slots: LogSlots) -> bool:
+    """Whether the next record of its run says that another one stood here: then nobody knows what did."""
+    if record.run_id != state.run_id:
+        return False
+    above = record.slot + 1
+    while isinstance(found := slots.at(above), Record) and found.run_id != record.run_id:
+        above += 1
+    if not isinstance(found, Record) or found.kind == Filler.kind:
+        return False
+    said = {f"damaged:{slot}" for slot in range(record.slot, above)}
+    return found.prev != record.digest and found.prev not in said

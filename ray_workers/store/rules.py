@@ -50,9 +50,16 @@ def check(state: RunState, body: Body) -> None:
             f"The log of run {state.run!r} holds records of unknown kind ({', '.join(state.unknown[:3])}): a newer "
             "Pawl wrote here. Upgrade Pawl; this one reads the run but writes nothing to it."
         )
-    if not isinstance(body, RunCreated) and not state.exists:
+    if not isinstance(body, RunCreated) and not _exists_for(state, body):
         raise _refused(state, body, "the run does not exist")
     _RULES[type(body)](state, body)
+
+
+def _exists_for(state: RunState, body: Body) -> bool:
+    """A deleted run is still swept, and repaired for that."""
+    if isinstance(body, Swept | Repaired):
+        return state.run_id is not None
+    return state.exists
 
 
 def check_fence(state: RunState, fence: int) -> None:
@@ -174,8 +181,12 @@ def _verdict(state: RunState, body: Verdict) -> None:
 
 def _tagged(state: RunState, body: Tagged) -> None:
     present = state.tags.get(body.name)
-    expected = None if body.expects is None else _known(state, body, body.expects).number
-    if present != expected:
+    expected = None if body.expects is None else body.expects.number
+    if body.expects is not None and body.expects.number in state.versions:
+        _known(state, body, body.expects)
+    # A tag whose version was lost names nothing any more, so it can be moved and removed either way.
+    lost = expected is None and present not in state.versions
+    if present != expected and not lost:
         raise _refused(state, body, f"tag {body.name!r} is on {present}, not on {expected}")
     if body.version is not None:
         _not_condemned(state, body, body.version)

@@ -27,7 +27,7 @@ __all__ = [
     "rung_at_least",
 ]
 
-FOLD_VERSION = 2
+FOLD_VERSION = 3
 """Raised whenever the meaning of any record or of this state changes; a cache of another value is ignored."""
 
 RUNGS = ("committed", "verified", "sound", "restorable")
@@ -119,6 +119,8 @@ class RunState:
     slot: int = 0
     head: str | None = None
     """Digest of the last effective record."""
+    head_slot: int = 0
+    """Its slot."""
     run_id: str | None = None
     origin: RunOrigin | None = None
     created_at: str | None = None
@@ -133,6 +135,11 @@ class RunState:
     versions: dict[int, VersionState] = field(default_factory=dict)
     tags: dict[str, int] = field(default_factory=dict)
     pins: dict[str, PinState] = field(default_factory=dict)
+
+    @property
+    def damage_above_head(self) -> bool:
+        """Whatever stands above the last effective record is damaged or void, and some of it damaged."""
+        return bool(self.damaged) and self.damaged[-1] > self.head_slot
 
     @property
     def exists(self) -> bool:
@@ -190,6 +197,11 @@ class RunState:
             + [(v.number, "newest restorable") for v in good if v.rung == "restorable"][:1]
             + [(v.number, "waits for validation") for v in (*above[:1], *above[-1:])]
         )
+
+    def become(self, other: RunState) -> None:
+        """Take over all that `other` says."""
+        for field_ in dataclasses.fields(self):
+            setattr(self, field_.name, getattr(other, field_.name))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a fold cache."""

@@ -16,8 +16,10 @@ from ray_workers.store import keys
 from ray_workers.store.attempts import read_run, this_process
 from ray_workers.store.audit import audit_run
 from ray_workers.store.errors import DamageError, PawlError
+from ray_workers.store.fold import apply_record
 from ray_workers.store.log import RunLog
 from ray_workers.store.log_reader import LogReader, encode_cache
+from ray_workers.store.records import Record
 from ray_workers.store.run_state import RunState
 from ray_workers.store.versions import CheckResult, load_manifest
 from ray_workers.validation import SoundnessPolicy, record_verdicts, validate
@@ -112,9 +114,10 @@ def cached(original: Original, all_copies: Path) -> Original:
     store = patient_process(folder).target.open().store
     whole = RunLog(store, "run", by=this_process()).state
     middle = RunState(run="run")
-    reader = LogReader(store, "run")
-    for state, slots in ((middle, range(1, whole.slot // 2)), (whole, ())):
-        reader._fold_known(state, reader.read_many(slots))
+    for record in LogReader(store, "run").read_many(range(1, whole.slot // 2)):
+        assert isinstance(record, Record)
+        apply_record(middle, record)
+    for state in (middle, whole):
         key = keys.fold_key("run", state.slot, str(state.head))
         store.put_if_absent(key, encode_cache(state))
     return Original(folder=folder, end=original.end, state=whole, data=original.data)

@@ -6,7 +6,7 @@ import pytest
 
 from ray_workers import resume
 from ray_workers.resume import choose
-from ray_workers.store import rules, versions
+from ray_workers.store import keys, rules, versions
 from ray_workers.store.attempts import create_run, read_run, start_attempt, this_process
 from ray_workers.store.bodies import Condemn, Retire, RolledBack, RunDeleted
 from ray_workers.store.errors import FenceLostError, NewerFormatError, VersionNotFoundError
@@ -14,6 +14,8 @@ from ray_workers.store.log import RunLog
 from ray_workers.store.memory import MemoryStore
 from ray_workers.validation import SoundnessPolicy, validate
 from tests.support.factories import MadeUpRun
+from tests.support.faulty_store import Hooked
+from tests.support.plain_log import judge
 
 
 @pytest.fixture
@@ -230,3 +232,25 @@ def test_a_fork_whose_origin_is_bad_or_gone_does_not_start_from_nothing(run):
     create_run(run.store, "run", by={})
     with pytest.raises(VersionNotFoundError, match="which is gone"):
         choice_of(child)
+
+
+def test_a_candidate_that_is_quarantined_meanwhile_is_passed_over():
+    store = MemoryStore()
+    run = MadeUpRun(store=store)
+    run.start()
+    run.commit(1)
+    run.commit(2)
+    run.judge(1, 2)
+    scrub = RunLog(store, run.name, by={})
+    name = run.version(2).name
+    fence = run.start(None)
+    slot = keys.log_key(run.name, fence + 2)
+
+    def demote(verb: str, key: str) -> None:
+        if (verb, key) == ("put_if_absent", slot) and scrub.refresh().slot == fence + 1:
+            judge(scrub, name, reason="drift")
+
+    log = RunLog(Hooked(store, demote), run.name, by={}, sleep=lambda _: None)
+    choice = choose(store, log, fence, required="sound", policy=SoundnessPolicy())
+    assert choice.point is not None
+    assert choice.point.name.number == 1

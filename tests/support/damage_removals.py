@@ -18,6 +18,7 @@ __all__ = [
     "any_fold_version",
     "cache_digest_unchecked",
     "chain_is_strict",
+    "contradictions_ignored",
     "damage_not_believed",
     "hole_is_the_end",
     "no_base_check",
@@ -26,6 +27,8 @@ __all__ = [
     "no_look_beyond_the_end",
     "no_repair_needed",
     "numbers_go_on",
+    "only_deleted_runs_begin_again",
+    "only_right_above_damage",
 ]
 
 MonkeyPatch = pytest.MonkeyPatch
@@ -70,6 +73,26 @@ def numbers_go_on(patch: MonkeyPatch) -> None:
 
 def no_repair_needed(patch: MonkeyPatch) -> None:
     patch.setattr(rules, "_damage_repaired", lambda *_: None)
+
+
+def contradictions_ignored(patch: MonkeyPatch) -> None:
+    patch.setattr(log_reader, "_contradicted", lambda *_: False)
+
+
+def only_deleted_runs_begin_again(patch: MonkeyPatch) -> None:
+    effective = fold.is_effective
+
+    def strict(state: RunState, record: Record) -> bool:
+        again = record.kind == "RunCreated" and state.run_id is not None
+        return effective(state, record) and not (again and not state.deleted)
+
+    patch.setattr(fold, "is_effective", strict)
+
+
+def only_right_above_damage(patch: MonkeyPatch) -> None:
+    patch.setattr(
+        RunState, "damage_above_head", property(lambda state: state.slot in state.damaged)
+    )
 
 
 def hole_is_the_end(patch: MonkeyPatch) -> None:

@@ -27,7 +27,17 @@ from ray_workers.store.errors import (
 )
 from ray_workers.store.object_store import ObjectInfo, ObjectStore
 
-__all__ = ["Call", "Died", "Fault", "FaultyStore", "Landing", "Plan", "can_befall", "fail_writes"]
+__all__ = [
+    "Call",
+    "Died",
+    "Fault",
+    "FaultyStore",
+    "Hooked",
+    "Landing",
+    "Plan",
+    "can_befall",
+    "fail_writes",
+]
 
 Answer = TypeVar("Answer")
 
@@ -285,6 +295,16 @@ def _turned(data: bytes, *, bit: int = 1) -> bytes:
     turned = bytearray(data)
     turned[len(turned) // 2] ^= bit
     return bytes(turned)
+
+
+class Hooked(FaultyStore):
+    """A view of a store on which `before` may act, or raise, before each call; it is told verb and key."""
+
+    def __init__(self, inner: ObjectStore, before: Callable[[str, str], None]) -> None:
+        def plan(call: Call) -> None:
+            before(call.verb, call.key)
+
+        super().__init__(inner, plan)
 
 
 def _by_number(faults: Mapping[int, Fault]) -> Plan:

@@ -10,7 +10,8 @@ import pytest
 from ray_workers.store import commit as commit_module
 from ray_workers.store import fold, keys, log, rules
 from ray_workers.store.bodies import Body, Commit, Condemn
-from ray_workers.store.errors import StoreUnavailableError
+from ray_workers.store.errors import ConflictError, StoreUnavailableError
+from ray_workers.store.log_reader import LogReader
 from ray_workers.store.records import Record
 from ray_workers.store.run_state import RunState, VersionState
 from tests.support.plain_log import RUN
@@ -31,7 +32,6 @@ __all__ = [
     "no_quarantine",
     "no_rule",
     "one_sound_kept",
-    "run_id_alone",
     "unknown_kinds_ignored",
 ]
 
@@ -111,8 +111,8 @@ def gives_up_without_answer(patch: MonkeyPatch) -> None:
     def place(self: log.RunLog, record: Record) -> bool:
         try:
             self._store.put_if_absent(keys.log_key(RUN, record.slot), record.to_bytes())
-        except StoreUnavailableError:
-            return False
+        except StoreUnavailableError as error:
+            raise ConflictError("It was not written.") from error
         return True
 
     patch.setattr(log.RunLog, "_place", place)
@@ -123,7 +123,10 @@ def unknown_kinds_ignored(patch: MonkeyPatch) -> None:
 
 
 def never_ours(patch: MonkeyPatch) -> None:
+    """Neither by a look into the slot nor while folding on."""
+    advance = LogReader.advance
     patch.setattr(log.RunLog, "_is_ours", lambda *_: False)
+    patch.setattr(LogReader, "advance", lambda self, state: advance(self, state)[:0])
 
 
 def always_ours(patch: MonkeyPatch) -> None:
@@ -132,10 +135,6 @@ def always_ours(patch: MonkeyPatch) -> None:
 
 def all_effective(patch: MonkeyPatch) -> None:
     patch.setattr(fold, "is_effective", lambda *_: True)
-
-
-def run_id_alone(patch: MonkeyPatch) -> None:
-    patch.setattr(fold, "is_effective", lambda s, r: s.run_id in (None, r.run_id))
 
 
 def no_quarantine(patch: MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import replace
@@ -13,19 +14,22 @@ from ray_workers.store.bodies import (
     AttemptEnded,
     Repaired,
     Retire,
+    RunCreated,
+    RunDeleted,
     Tagged,
 )
-from ray_workers.store.errors import FenceLostError, RuleRefusedError
+from ray_workers.store.errors import ConflictError, FenceLostError, RuleRefusedError
 from ray_workers.store.log import CACHE_EVERY_SLOTS
 from ray_workers.store.log_reader import encode_cache
 from ray_workers.store.memory import MemoryStore
-from ray_workers.store.records import canonical_json
+from ray_workers.store.records import Author, Place, Record, canonical_json
 from ray_workers.store.run_state import FOLD_VERSION, RunState
 from tests.support import damage_removals as removed
 from tests.support.damage_removals import OLDER_FOLD
 from tests.support.faulty_store import Call, Fault, FaultyStore, Plan
 from tests.support.plain_log import (
     RUN,
+    RUN_ID,
     Trace,
     append,
     breaks_without_guard,
@@ -147,6 +151,46 @@ def the_end_of_the_log_disappears() -> None:
     assert late.state.open_fence == ended.state.slot + 1
 
 
+def a_straggler_lands_in_a_hole() -> None:
+    store, w1 = new_run()
+    straggler = open_log(store)
+    fence = start(w1, flow="other")
+    version = commit(w1, step=1, fence=fence)
+    lose(store, 3)
+    with contextlib.suppress(ConflictError):
+        append(straggler, commit_body(straggler.state, fence=2))
+    assert folded(store).find(version) is not None
+    assert straggler.refresh().find(version) is not None
+
+
+def the_end_of_a_run_is_damaged_and_the_next_was_begun() -> None:
+    store, log_now = new_run()
+    append(log_now, RunDeleted())
+    append(log_now, RunCreated(run_id="b" * 32))
+    start(log_now, flow="other")
+    version = commit(log_now, step=1)
+    damage(store, 3)
+    assert folded(store).find(version) is not None
+
+
+def a_foreign_record_stands_above_the_damage() -> None:
+    store, w1 = new_run()
+    commit(w1, step=1)
+    zombie = Record.seal(
+        commit_body(w1.state, fence=1),
+        place=Place(slot=4, run_id="b" * 32, prev=None),
+        author=Author(write_id="zombie", by={}, at=""),
+    )
+    store.put_if_absent(keys.log_key(RUN, 4), zombie.to_bytes())
+    w1.refresh()
+    second = commit(w1, step=2)
+    damage(store, 3)
+    assert folded(store).run_id == RUN_ID
+    assert folded(store).find(second) is not None
+    third = commit(open_log(store), step=3, fence=start(open_log(store), flow="other"))
+    assert folded(store).find(third) is not None
+
+
 # --- caches ----------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +265,9 @@ TRACES = [
         (one_reader_alone_finds_a_record_bad, removed.damage_not_believed),
         (a_record_in_the_middle_disappears, removed.hole_is_the_end),
         (a_straggler_comes_after_somebody_built_above_the_hole, removed.no_filler),
+        (a_straggler_lands_in_a_hole, removed.contradictions_ignored),
+        (the_end_of_a_run_is_damaged_and_the_next_was_begun, removed.only_deleted_runs_begin_again),
+        (a_foreign_record_stands_above_the_damage, removed.only_right_above_damage),
         (the_end_of_the_log_disappears, removed.no_look_beyond_the_end),
         (an_older_program_caches_past_a_kind_that_it_does_not_know, removed.any_fold_version),
         (a_cache_outlives_the_log_it_was_made_of, removed.any_cache),

@@ -204,10 +204,6 @@ def test_nothing_is_lost_when_an_attempt_stalls_and_goes_on_after_the_next(befor
     stall(pauses, before)
 
 
-@pytest.mark.xfail(
-    reason="slots below a cache count as lost without being read again: see test_known_gaps",
-    strict=True,
-)
 @pytest.mark.usefixtures("many_caches")
 def test_nothing_is_lost_when_an_attempt_stalls_and_meets_a_cache_of_the_next(pauses):
     stall(pauses, "a run")

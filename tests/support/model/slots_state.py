@@ -56,8 +56,8 @@ class Guard(StrEnum):
 
 Guards = frozenset[Guard]
 ALL_GUARDS: Guards = frozenset(Guard)
-PROTOCOL: Guards = ALL_GUARDS - {Guard.CONTRADICTED}
-"""What the protocol asks for. `CONTRADICTED` is what it would take to survive a straggler in a hole."""
+PROTOCOL: Guards = ALL_GUARDS
+"""What the protocol asks for."""
 
 
 class Kind(StrEnum):
@@ -109,10 +109,20 @@ class Fold(NamedTuple):
     records: tuple[Record, ...] = ()
     """Those that have an effect."""
 
+    @property
+    def head_slot(self) -> int:
+        return max((record.slot for record in self.records), default=0)
+
+    @property
+    def damage_above_head(self) -> int:
+        """The last damaged slot, if nothing above it has an effect; else 0."""
+        last = max(self.damaged, default=0)
+        return last if last > self.head_slot else 0
+
     def prev(self, guards: Guards) -> str | None:
         """What the next record gives as the one it continues."""
-        if Guard.DAMAGED_PREV in guards and self.slot in self.damaged:
-            return f"damaged:{self.slot}"
+        if Guard.DAMAGED_PREV in guards and self.damage_above_head:
+            return f"damaged:{self.damage_above_head}"
         return self.head
 
     def next_number(self, guards: Guards) -> int:
@@ -226,10 +236,13 @@ def fold(
 
 
 def _contradicted(record: Record, contents: Mapping[int, Content]) -> bool:
-    above = contents.get(record.slot + 1)
-    if above is None or above.run != record.run or above.kind == Kind.FILLER:
+    slot = record.slot + 1
+    while (above := contents.get(slot)) is not None and above.run != record.run:
+        slot += 1
+    if above is None or above.kind == Kind.FILLER:
         return False
-    return above.prev not in (record.digest, f"damaged:{record.slot}")
+    said = {f"damaged:{between}" for between in range(record.slot, slot)}
+    return above.prev != record.digest and above.prev not in said
 
 
 def _own_above(state: Fold, contents: Mapping[int, Content]) -> bool:
@@ -259,10 +272,11 @@ def _after_record(state: Fold, record: Record, *, older: bool) -> Fold:
 
 def _continues(state: Fold, record: Record, guards: Guards) -> bool:
     """Otherwise the record is void: it holds its slot and has no effect."""
-    above_damage = state.slot in state.damaged and Guard.NEXT_ON_RUN_ID in guards
+    above_damage = state.damage_above_head > 0 and Guard.NEXT_ON_RUN_ID in guards
     if state.run is None:
         return record.prev is None or above_damage
     if record.run != state.run:
         return False
-    says_damaged = Guard.DAMAGED_PREV in guards and record.prev == f"damaged:{state.slot}"
+    between = {f"damaged:{slot}" for slot in range(state.head_slot, state.slot + 1)}
+    says_damaged = Guard.DAMAGED_PREV in guards and record.prev in between
     return above_damage or says_damaged or record.prev == state.head

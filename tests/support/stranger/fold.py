@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from tests.support.stranger.log import DAMAGED, KINDS, Objects, read_slot, seal_holds
@@ -50,6 +51,7 @@ class State:
     run: str
     slot: int = 0
     head: str | None = None
+    head_slot: int = 0
     run_id: str | None = None
     deleted: bool = False
     origin: Any = None
@@ -72,18 +74,26 @@ def fold(objects: Objects, run: str) -> State:
     """§5, rules 8 to 16, without beginning from a cache."""
     state = State(run)
     pattern = re.compile(rf"runs/{re.escape(run)}/log/(\d{{20}})\.json")
-    listed = max((int(m[1]) for key in objects if (m := pattern.fullmatch(key))), default=0)
+    slots = sorted(int(m[1]) for key in objects if (m := pattern.fullmatch(key)))
+    listed = max((slot for slot in slots if near(slot, slots)), default=0)
     for slot in range(1, listed + 1):
         found = read_slot(objects, run, slot)
         if found is None and not own_above(objects, state, slot, listed):
             break
-        fold_slot(state, DAMAGED if found is None else found)
+        fold_slot(objects, state, DAMAGED if found is None else found)
     to_the_end(objects, state)
     witness = newest_cache_above(objects, state)
     while state.slot < witness:
-        fold_slot(state, DAMAGED)
+        found = read_slot(objects, run, state.slot + 1)
+        fold_slot(objects, state, DAMAGED if found is None else found)
     to_the_end(objects, state)
     return state
+
+
+def near(slot: int, slots: list[int]) -> bool:
+    """Rule 9, its last sentence."""
+    below = [0, *(other for other in slots if other <= slot)]
+    return all(b - a <= 10000 for a, b in pairwise(below))
 
 
 def own_above(objects: Objects, state: State, slot: int, listed: int) -> bool:
@@ -95,7 +105,7 @@ def own_above(objects: Objects, state: State, slot: int, listed: int) -> bool:
 
 def to_the_end(objects: Objects, state: State) -> None:
     while (found := read_slot(objects, state.run, state.slot + 1)) is not None:
-        fold_slot(state, found)
+        fold_slot(objects, state, found)
 
 
 def newest_cache_above(objects: Objects, state: State) -> int:
@@ -104,7 +114,7 @@ def newest_cache_above(objects: Objects, state: State) -> int:
     slots = [0]
     for key, data in objects.items():
         match = pattern.fullmatch(key)
-        if match and int(match[1]) > state.slot and state.run_id is not None:
+        if match and 0 < int(match[1]) - state.slot <= 10000 and state.run_id is not None:
             slots += [int(match[1])] if is_witness(data, state, int(match[1]), match[2]) else []
     return max(slots)
 
@@ -113,13 +123,31 @@ def is_witness(data: bytes, state: State, slot: int, head: str) -> bool:
     try:
         cache = json.loads(data)
         named = (cache["fold_version"], cache["slot"], cache["head"], cache["state"]["run_id"])
-        return seal_holds(cache) and named == (1, slot, head, state.run_id)
+        return seal_holds(cache) and named == (3, slot, head, state.run_id)
     except (ValueError, KeyError, TypeError):
         return False
 
 
-def fold_slot(state: State, found: Any) -> None:
-    if found == DAMAGED or (found["kind"] == "Filler" and found["run_id"] == state.run_id):
+def is_contradicted(objects: Objects, state: State, record: dict[str, Any]) -> bool:
+    """Rule 19."""
+    if record["run_id"] != state.run_id:
+        return False
+    slot = record["slot"] + 1
+    while isinstance(above := read_slot(objects, state.run, slot), dict):
+        if above["run_id"] == state.run_id:
+            between = [f"damaged:{n}" for n in range(record["slot"], slot)]
+            own = above["prev"] in (record["digest"], *between)
+            return above["kind"] != "Filler" and not own
+        slot += 1
+    return False
+
+
+def fold_slot(objects: Objects, state: State, found: Any) -> None:
+    if (
+        found == DAMAGED
+        or (found["kind"] == "Filler" and found["run_id"] == state.run_id)
+        or is_contradicted(objects, state, found)
+    ):
         fold_damaged(state)
         return
     counts = is_effective(state, found)
@@ -127,6 +155,7 @@ def fold_slot(state: State, found: Any) -> None:
     if not counts:
         return
     state.head, state.run_id = found["digest"], state.run_id or found["run_id"]
+    state.head_slot = found["slot"]
     if found["v"] != 1 or found["kind"] not in KINDS:
         state.unknown.append(found["kind"])
     else:
@@ -146,15 +175,16 @@ def fold_damaged(state: State) -> None:
 def is_effective(state: State, record: dict[str, Any]) -> bool:
     """Rule 3, line by line."""
     created, prev = record["kind"] == "RunCreated", record["prev"]
+    damage_above = any(slot > state.head_slot for slot in state.damaged)
+    between = [f"damaged:{slot}" for slot in range(state.head_slot, state.slot + 1)]
+    continues = damage_above or prev == state.head or prev in between
     if created and prev is None:
         return state.run_id is None
     if state.run_id is None:
-        return state.slot in state.damaged
+        return damage_above
     if created:
-        return state.deleted and prev == state.head
-    if record["run_id"] != state.run_id:
-        return False
-    return state.slot in state.damaged or prev in (state.head, f"damaged:{state.slot}")
+        return continues and (state.deleted or bool(state.damaged))
+    return bool(record["run_id"] == state.run_id and continues)
 
 
 def apply(state: State, record: dict[str, Any], body: dict[str, Any]) -> None:
