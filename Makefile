@@ -58,6 +58,13 @@ test-all: setup setup-s3 ## Run every test, the full matrices among them
 test-faults: setup setup-s3 ## Play the whole fault sweep on memory, folder and Ceph; writes its tables into docs/reliability.md
 	$(BIN)/python -m tests.support.fault_campaign --report docs/reliability.md
 
+# BENCH="--mib 2048 --targets local sink ceph" measures another state or more servers; `-h` lists the options.
+BENCH ?=
+
+.PHONY: bench
+bench: setup ## Measure stalls, uploads and restores beside the rivals, write docs/performance.md; never fails on a time
+	$(BIN)/python -m benchmarks --write docs/performance.md $(BENCH)
+
 .PHONY: check
 check: setup ## Lint, format, types, import directions, spelling
 	$(BIN)/ruff check

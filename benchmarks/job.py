@@ -1,0 +1,143 @@
+"""A training of a given size with Pawl around it, in this process: what the figures are taken on."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ray_workers.checkpoint_manager import AttemptIdentity, CheckpointManager
+from ray_workers.context import TrainingContext, set_context
+from ray_workers.messages import ResumePoint
+from ray_workers.pipeline import InProcessPipeline
+from ray_workers.policies.save_interval import SaveThresholds
+from ray_workers.session import CheckpointSession
+from ray_workers.staging_files import StagingFolder
+from ray_workers.store import keys
+from ray_workers.store.attempts import read_run, start_attempt, this_process
+from ray_workers.store.bodies import ResumeChosen, RunCreated, VersionName
+from ray_workers.store.log import RunLog
+from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.opening import StorageTarget
+from ray_workers.training_state import TrainingParts
+from ray_workers.uploader import Uploader
+
+__all__ = ["Job", "Made", "compute", "make_state", "open_job"]
+
+_WIDTH = 1024
+_LAYER_BYTES = 3 * 4 * _WIDTH * _WIDTH
+"""Of one square layer: its weight and two moments of AdamW."""
+_PATIENCE_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    parts: TrainingParts
+    tensors: list[torch.Tensor]
+    """All large ones of the state."""
+    nbytes: int
+
+
+def make_state(mib: int) -> Made:
+    """A model and its AdamW, about `mib` MiB together, of random values."""
+    torch.manual_seed(mib)
+    layers = max(1, round(mib * 2**20 / _LAYER_BYTES))
+    model = nn.Sequential(*(nn.Linear(_WIDTH, _WIDTH, bias=False) for _ in range(layers)))
+    optimizer = torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    tensors = [parameter.detach() for parameter in model.parameters()]
+    for state in optimizer.state.values():
+        tensors += [state["exp_avg"].uniform_(), state["exp_avg_sq"].uniform_()]
+    parts = TrainingParts(model=model, optimizer=optimizer)
+    return Made(parts=parts, tensors=tensors, nbytes=sum(t.nbytes for t in tensors))
+
+
+def compute(seconds: float) -> int:
+    """One thread of matrix products for so long; how many there were."""
+    a = torch.ones(384, 384)
+    done, end = 0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        torch.mm(a, a)
+        done += 1
+    return done
+
+
+class Job:
+    """A session that saves whenever it is told to, and a step that takes no time."""
+
+    def __init__(self, session: CheckpointSession, store: ObjectStore, run: str) -> None:
+        self._session = session
+        self._store = store
+        self._run = run
+        still = nn.Parameter(torch.zeros(1))
+        still.grad = torch.zeros(1)
+        self._step = torch.optim.SGD([still], lr=0.1)
+
+    def save(self) -> float:
+        """Seconds that `advance` took; it began a save."""
+        began = time.perf_counter()
+        self._session.advance()
+        return time.perf_counter() - began
+
+    def step(self) -> float:
+        """Seconds that an optimizer's step took, which waits for the copy."""
+        began = time.perf_counter()
+        self._step.step()
+        return time.perf_counter() - began
+
+    def wait(self) -> None:
+        """Return when the save has become a version. Raises `RuntimeError` when it has not."""
+        outcomes = self._session._saver.wait(_PATIENCE_S)  # noqa: SLF001 - a session has no reason to wait
+        if not outcomes or outcomes[-1].number is None:
+            raise RuntimeError(f"The save did not become a version: {outcomes}")
+
+    def newest(self) -> ResumePoint:
+        version = read_run(self._store, self._run).newest_first()[0]
+        return ResumePoint(
+            run=self._run,
+            name=VersionName(number=version.number, manifest=version.manifest),
+            manifest_key=keys.manifest_key(self._run, version.fence, version.manifest),
+            step=version.step,
+            rung="committed",
+            foreign=False,
+        )
+
+
+@contextmanager
+def open_job(target: StorageTarget, made: Made, staging: Path) -> Iterator[Job]:
+    """A fresh run in `target` that trains `made`."""
+    store = target.open(create=True).store
+    run = f"bench-{uuid.uuid4().hex[:12]}"
+    log = RunLog(store, run, by=this_process())
+    log.append(lambda _: RunCreated(run_id=uuid.uuid4().hex))
+    fence = start_attempt(log, flow_run_id=uuid.uuid4().hex, run_count=1, incarnation=0)
+    log.append(lambda _: ResumeChosen(fence=fence, version=None, required="committed"))
+    run_id = str(log.state.run_id)
+    identity = AttemptIdentity(
+        run=run, run_id=run_id, fence=fence, parent=None, config={}, by=this_process()
+    )
+    manager = CheckpointManager(store, identity, failure_budget=3)
+    folder = StagingFolder(folder=staging, run_id=run_id, fence=fence)
+    pipeline = InProcessPipeline(manager, Uploader(store, run, tries=2), folder, fence)
+    context: dict[str, Any] = {
+        "storage": target, "run": run, "run_id": run_id, "rank": 0, "world_size": 1, "config": {}, "resume": None,
+        "thresholds": SaveThresholds(every_steps=1), "buffers": 1, "pipeline": pipeline,
+    }  # fmt: skip
+    set_context(TrainingContext(**context))
+    session = CheckpointSession.open(model=made.parts.model, optimizer=made.parts.optimizer)
+    try:
+        yield Job(session, store, run)
+    finally:
+        set_context(None)
+        session.__exit__(KeyboardInterrupt, None, None)  # no final save
+        pipeline.close()
