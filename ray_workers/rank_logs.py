@@ -27,6 +27,8 @@ _LONGEST = 2000
 _BURST_S = 3
 _FLUSH_S = 0.3
 _TRACEBACK_LINES = 40
+_FRAMEWORK = "ray"
+"""What this logger and those below it say in passing is about Ray, not about the training."""
 
 
 class RankLogs:
@@ -138,7 +140,8 @@ class _RecordHandler(logging.Handler):
             return
         self.seen.expected.clear()
         self.seen.expected.extend(texts)
-        self._logs.add(record.levelno, *texts)
+        if record.levelno >= logging.WARNING or record.name.partition(".")[0] != _FRAMEWORK:
+            self._logs.add(record.levelno, *texts)
 
 
 class _StreamTap:

@@ -76,7 +76,7 @@ def assert_secret_is_nowhere(training: JobTraining, secret: str, output: str) ->
     """Not in what Ray shows of its jobs, in no log of the cluster, in no output of the flow."""
     jobs = training.jobs()._client.list_jobs()
     assert any((job.metadata or {}).get("pawl.letter") for job in jobs), "no letter was sent"
-    shown = json.dumps([job.dict() for job in jobs], default=str)
+    shown = json.dumps([job.model_dump(mode="json") for job in jobs], default=str)
     logs = [p for p in (training.head.folder / "ray").glob("session_*/logs/**/*") if p.is_file()]
     texts = [shown, output, *(log.read_text(errors="replace") for log in logs)]
     assert any("Version 1 committed" in text for text in texts)

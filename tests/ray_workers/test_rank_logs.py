@@ -75,6 +75,17 @@ def test_a_record_that_a_stream_handler_writes_too_is_taken_once(taken: Taken) -
     ]
 
 
+def test_what_ray_says_of_itself_is_left_out_unless_it_warns(taken: Taken) -> None:
+    framework = logging.getLogger("ray.train.somewhere")
+    with logs(taken):
+        handler = logging.StreamHandler(sys.stderr)
+        logging.getLogger().addHandler(handler)
+        framework.info("reporting a result")
+        framework.warning("a worker is slow")
+        logging.getLogger().removeHandler(handler)
+    assert taken.texts() == ["a worker is slow"]
+
+
 def test_a_progress_bar_shows_its_last_state_alone(taken: Taken) -> None:
     with logs(taken):
         for share in (10, 50, 100):

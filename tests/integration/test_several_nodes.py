@@ -1,0 +1,98 @@
+"""Four Ray nodes, each in a network namespace of its own; one is cut off in the middle of a save, and joins again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_workers.ray_jobs import RayJobs
+from ray_workers.store.attempts import start_incarnation
+from ray_workers.store.errors import FenceLostError, RuleRefusedError
+from ray_workers.store.log import RunLog
+from ray_workers.store.opening import StorageTarget
+from tests.integration.conftest import PrefectServer
+from tests.integration.harness import (
+    DIGITS,
+    SMALL,
+    StoredRun,
+    start_pawl,
+    train_arguments,
+    wait_until,
+)
+from tests.support.net_nodes import NetNodes
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.prefect,
+    pytest.mark.fault,
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+]
+LONG_S = 400
+
+
+@pytest.fixture
+def nodes() -> Iterator[NetNodes]:
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.fail("network namespaces need root and iproute2 (Debian: apt-get install iproute2)")
+    with NetNodes.running(3) as made:
+        yield made
+
+
+def test_a_node_cut_off_in_the_middle_of_a_save_commits_nothing_more_and_the_run_goes_on_elsewhere(
+    nodes: NetNodes,
+    prefect_server: PrefectServer,
+    tmp_path: Path,
+    uninterrupted: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert RayJobs(nodes.jobs_address).status("none") is None
+    target = StorageTarget(str(tmp_path / "store"))
+    stored = StoredRun(target=target, run="run")
+    arguments = train_arguments(
+        "run", "--storage", target.url, "--ray-address", nodes.jobs_address, "--retries", "3",
+        entrypoint=DIGITS, config={**SMALL, "step_delay": 1.0},
+    )  # fmt: skip
+    process = start_pawl(
+        tmp_path, *arguments, env={**prefect_server.env, "RAY_AUTH_MODE": "disabled"}
+    )
+    stored.wait_for_versions(2, LONG_S)
+    at_work = [n for n in range(1, 4) if nodes.actors(n, "RayTrainWorker")]
+    assert len(at_work) == 2  # one rank a node
+    lost = at_work[1]
+    agent = wait_until(lambda: nodes.actors(lost, "NodeAgent"), what="an agent")[0]
+
+    agent.send_signal(signal.SIGSTOP)  # its rank's shard of the next version stays half way
+    shards = tmp_path / "store" / "runs" / "run" / "shards"
+    old_fence = max(stored.state.attempts)
+    before = len(list(shards.rglob("*.safetensors")))
+    wait_until(
+        lambda: len(list(shards.rglob("*.safetensors"))) > before, LONG_S, "the other rank's shard"
+    )
+    nodes.cut(lost)
+    wait_until(lambda: max(stored.state.attempts) > old_fence, LONG_S, "the next attempt")
+    committed = len(stored.state.versions)
+    stored.wait_for_versions(committed + 1, LONG_S)
+
+    old = shards / f"{old_fence:020d}"
+    theirs = len(list(old.iterdir()))
+    agent.send_signal(signal.SIGCONT)  # a zombie: cut off from its head, not from the store
+    wait_until(lambda: len(list(old.iterdir())) > theirs, LONG_S, "the zombie's late shard")
+    nodes.join(lost)
+    assert process.wait(900) == 0, process.output
+    assert stored.final_digests() == uninterrupted
+    state = stored.state
+    newer = min(fence for fence in state.attempts if fence > old_fence)
+    late = [v for v in state.versions.values() if v.slot > newer]
+    assert late
+    assert all(v.fence >= newer for v in late)
+    log = RunLog(target.open().store, "run", by={}, patience_s=20)
+    with pytest.raises((FenceLostError, RuleRefusedError)):
+        start_incarnation(log, old_fence, 1)
+    assert not nodes.actors(lost, "RayTrainWorker")
