@@ -65,6 +65,16 @@ BENCH ?=
 bench: setup ## Measure stalls, uploads and restores beside the rivals, write docs/performance.md; never fails on a time
 	$(BIN)/python -m benchmarks --write docs/performance.md $(BENCH)
 
+.PHONY: test-prefect
+test-prefect: setup setup-s3 ## Play Pawl under real Prefect and Ray: server, workers, clusters, nodes in network namespaces (root, iproute2)
+	$(BIN)/pytest tests/integration -m 'prefect and not benchmark'
+
+.PHONY: ways-back
+ways-back: setup setup-s3 ## Make every failure, come back, and write what it cost into docs/reliability.md
+	rm -f build/ways-back.jsonl
+	$(BIN)/pytest tests/integration/test_ways_back_measured.py tests/integration/test_several_nodes.py -m 'slow'
+	$(BIN)/python -m tests.support.ways_back_table build/ways-back.jsonl docs/reliability.md
+
 .PHONY: check
 check: setup ## Lint, format, types, import directions, spelling
 	$(BIN)/ruff check

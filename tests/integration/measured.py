@@ -32,7 +32,7 @@ from tests.support.ways_back_table import Row, add
 ROWS = Path(os.environ.get("PAWL_WAYS_BACK", "build/ways-back.jsonl"))
 LONG_S = 900
 POOL = "pawl-measured"
-STEPS = 56
+STEPS, STEPS_OF_SMALL = 56, 42
 LOOP = '''
 """Digits that writes down who did which step when, and raises once if asked to."""
 import os
@@ -186,7 +186,7 @@ class Measured:
         assert newest.step == STEPS, f"the run ended at step {newest.step}"
         steps = self.steps()
         row = Row(
-            order=order, failure=failure, back=back, steps=len(steps) - STEPS,
+            order=order, failure=failure, back=back, steps=len(steps) - newest.step,
             seconds=standstill(steps, at),
         )  # fmt: skip
         add(ROWS, row)

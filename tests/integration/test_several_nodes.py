@@ -16,14 +16,8 @@ from ray_workers.store.errors import FenceLostError, RuleRefusedError
 from ray_workers.store.log import RunLog
 from ray_workers.store.opening import StorageTarget
 from tests.integration.conftest import PrefectServer
-from tests.integration.harness import (
-    DIGITS,
-    SMALL,
-    StoredRun,
-    start_pawl,
-    train_arguments,
-    wait_until,
-)
+from tests.integration.harness import SMALL, StoredRun, wait_until
+from tests.integration.measured import Measured, Server
 from tests.support.net_nodes import NetNodes
 
 pytestmark = [
@@ -55,12 +49,10 @@ def test_a_node_cut_off_in_the_middle_of_a_save_commits_nothing_more_and_the_run
     assert RayJobs(nodes.jobs_address).status("none") is None
     target = StorageTarget(str(tmp_path / "store"))
     stored = StoredRun(target=target, run="run")
-    arguments = train_arguments(
-        "run", "--storage", target.url, "--ray-address", nodes.jobs_address, "--retries", "3",
-        entrypoint=DIGITS, config={**SMALL, "step_delay": 1.0},
-    )  # fmt: skip
-    process = start_pawl(
-        tmp_path, *arguments, env={**prefect_server.env, "RAY_AUTH_MODE": "disabled"}
+    port = int(prefect_server.api_url.rpartition(":")[2].removesuffix("/api"))
+    run = Measured(tmp_path, Server(prefect_server.home, port), stored)
+    process = run.start(
+        "--ray-address", nodes.jobs_address, retries=3, epochs=SMALL["epochs"], step_delay=1.0
     )
     stored.wait_for_versions(2, LONG_S)
     at_work = [n for n in range(1, 4) if nodes.actors(n, "RayTrainWorker")]
@@ -75,7 +67,7 @@ def test_a_node_cut_off_in_the_middle_of_a_save_commits_nothing_more_and_the_run
     wait_until(
         lambda: len(list(shards.rglob("*.safetensors"))) > before, LONG_S, "the other rank's shard"
     )
-    nodes.cut(lost)
+    at = run.fail(lambda: nodes.cut(lost))
     wait_until(lambda: max(stored.state.attempts) > old_fence, LONG_S, "the next attempt")
     committed = len(stored.state.versions)
     stored.wait_for_versions(committed + 1, LONG_S)
@@ -95,4 +87,7 @@ def test_a_node_cut_off_in_the_middle_of_a_save_commits_nothing_more_and_the_run
     log = RunLog(target.open().store, "run", by={}, patience_s=20)
     with pytest.raises((FenceLostError, RuleRefusedError)):
         start_incarnation(log, old_fence, 1)
-    assert not nodes.actors(lost, "RayTrainWorker")
+    run.record(
+        8, "a node cut off in the middle of a save, joined again later",
+        "the flow retries as a new job on the other nodes", at,
+    )  # fmt: skip
