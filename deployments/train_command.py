@@ -96,10 +96,14 @@ def train_command(
 
 
 def _run_flow(parameters: dict[str, Any], *, retries: int | None) -> int:
+    from prefect import tags  # noqa: PLC0415 - as below
+
+    from deployments.automations import TAG  # noqa: PLC0415 - as below
     from flows.train import train  # noqa: PLC0415 - takes seconds, and `pawl --help` must not
 
     chosen = train if retries is None else train.with_options(retries=retries)
-    state = chosen(**parameters, return_state=True)
+    with tags(TAG):
+        state = chosen(**parameters, return_state=True)
     if state.is_completed():
         click.echo(state.message or "Training completed.")
         return 0

@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from ray_workers.config import Retention, Saving, Scaling, Validation
+from tasks.asset import record_asset
 from tasks.attempt import describe_request, take_fence
 from tasks.ending import ended_properly
 from tasks.lineage import record_lineage
@@ -55,6 +56,7 @@ def train(
             resume_point = find_resume_point(attempt)
             run_training(attempt, resume_point)
             ending.retention = apply_retention(attempt)
+            record_asset(attempt)
     record_lineage(attempt, ending.retention)
     refresh_registry(attempt)
     return ending.state

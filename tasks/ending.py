@@ -19,8 +19,10 @@ from ray_workers.store.log import RunLog
 from ray_workers.validation import CheckResult, record_verdicts
 from tasks.attempt import Attempt
 from tasks.cluster_job import job_goes_on
+from tasks.events import announce
 from tasks.lineage import LineagePublisher
 from tasks.run_identity import forbid_retries
+from tasks.standing import standing
 
 __all__ = ["Ending", "ended_properly"]
 
@@ -55,11 +57,35 @@ def ended_properly(attempt: Attempt) -> Iterator[Ending]:
         _close(attempt, *_outcome(error))
         _quarantine(attempt, error)
         LineagePublisher(attempt).publish()
+        _tell(attempt, *_outcome(error))
+        _say_where_it_stands(attempt, error)
         if isinstance(error, RefusedError):
             forbid_retries(attempt.request.identity)
         raise
     else:
         _close(attempt, "completed", None)
+        ending.state = Completed(message=_standing(attempt))
+        _tell(attempt, "completed", None)
+
+
+def _tell(attempt: Attempt, outcome: str, reason: str | None) -> None:
+    request = attempt.request
+    said = {"outcome": outcome, "reason": reason, "message": _standing(attempt)}
+    announce(f"pawl.attempt.{outcome}", request.run, request.identity, said)
+
+
+def _standing(attempt: Attempt) -> str | None:
+    try:
+        return standing(attempt.request.target.open().store, attempt.request.run)
+    except PawlError:
+        return None
+
+
+def _say_where_it_stands(attempt: Attempt, error: BaseException) -> None:
+    """Prefect makes the state's message of the error's text."""
+    where = _standing(attempt)
+    if isinstance(error, PawlError) and where is not None:
+        error.args = (f"{error.message} ({where})",)
 
 
 def _lost(attempt: Attempt, error: FenceLostError) -> State[Any]:

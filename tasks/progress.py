@@ -14,22 +14,29 @@ from tasks.attempt import Attempt
 __all__ = ["ProgressBar"]
 
 _log = logging.getLogger(__name__)
+_TRUSTED = ("sound", "restorable")
 
 
 class ProgressBar:
-    """Shows epochs done of epochs wanted, as of the newest committed version. Never raises."""
+    """Shows epochs done of epochs wanted, loss and the newest sound version, at each commit and verdict. Never raises."""
 
     def __init__(self, attempt: Attempt) -> None:
         self._key = artifact_key("progress", attempt.request.run)
         self._id: UUID | None = None
+        self._done = 0.0
+        self._text = ""
+        self._sound = "none of this attempt's versions is validated yet"
 
     def show(self, event: PawlEvent) -> None:
-        facts = event.details
-        wanted = facts.get("epochs_wanted")
-        share = min(100.0, 100.0 * facts["epoch"] / wanted) if wanted else 0.0
-        text = f"Version {facts['number']} committed: step {facts['step']}, epoch {facts['epoch']} of {wanted or '?'}"
+        if event.kind == "verdict":
+            if event.details.get("reason") is None and event.details.get("rung") in _TRUSTED:
+                self._sound = f"version {event.details['number']} is sound"
+        else:
+            self._done, self._text = _share(event), _sentence(event)
+        if not self._text:
+            return
         try:
-            self._write(share, text)
+            self._write(self._done, f"{self._text}; {self._sound}")
         except Exception as error:  # noqa: BLE001 - a view that cannot be shown must not end training
             _log.warning("The progress artifact could not be written: %s", error)
 
@@ -39,3 +46,17 @@ class ProgressBar:
             self._id = made if isinstance(made, UUID) else None
         else:
             update_progress_artifact(artifact_id=self._id, progress=share, description=text)
+
+
+def _share(event: PawlEvent) -> float:
+    wanted = event.details.get("epochs_wanted")
+    return min(100.0, 100.0 * event.details["epoch"] / wanted) if wanted else 0.0
+
+
+def _sentence(event: PawlEvent) -> str:
+    facts = event.details
+    loss = (facts.get("metrics") or {}).get("loss")
+    return (
+        f"Version {facts['number']} committed: step {facts['step']}, epoch {facts['epoch']} of "
+        f"{facts.get('epochs_wanted') or '?'}" + (f", loss {loss:.4g}" if loss is not None else "")
+    )

@@ -11,6 +11,7 @@ from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.resume import choose
 from ray_workers.store.log import RunLog
 from tasks.attempt import Attempt
+from tasks.events import announce
 
 __all__ = ["find_resume_point"]
 
@@ -45,5 +46,17 @@ def find_resume_point(attempt: Attempt) -> ResumePoint | None:
             point.run,
             point.step,
             point.rung,
+        )
+        announce(
+            "pawl.run.resumed",
+            request.run,
+            request.identity,
+            {
+                "number": point.name.number,
+                "step": point.step,
+                "rung": point.rung,
+                "from_run": point.run,
+                "passed_over": len(choice.passed_over),
+            },
         )
     return point

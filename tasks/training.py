@@ -12,6 +12,7 @@ from ray_workers.trainer import train
 from ray_workers.training_job import TrainingJob
 from tasks.attempt import Attempt
 from tasks.cluster_job import run_job
+from tasks.events import tell_prefect
 from tasks.lineage import LineagePublisher
 from tasks.progress import ProgressBar
 
@@ -54,14 +55,16 @@ def run_training(attempt: Attempt, resume: ResumePoint | None) -> None:
     )
     publisher = LineagePublisher(attempt)
     publisher.publish()
-    tell = _teller(publisher, ProgressBar(attempt))
+    tell = _teller(attempt, publisher, ProgressBar(attempt))
     if request.job_wish is None:
         train(job, on_event=tell)
     else:
         run_job(request.job_wish, job, attempt.job, tell)
 
 
-def _teller(publisher: LineagePublisher, bar: ProgressBar) -> Callable[[PawlEvent], None]:
+def _teller(
+    attempt: Attempt, publisher: LineagePublisher, bar: ProgressBar
+) -> Callable[[PawlEvent], None]:
     # Taken here, in the flow's context: the events come from another thread.
     logger = get_run_logger()
 
@@ -72,7 +75,8 @@ def _teller(publisher: LineagePublisher, bar: ProgressBar) -> Callable[[PawlEven
             else logging.INFO
         )
         logger.log(int(event.details.get("level", level)), event.message)
-        if event.kind == "committed":
+        tell_prefect(event, attempt.request.run, attempt.request.identity)
+        if event.kind in ("committed", "verdict"):
             bar.show(event)
         if event.kind in ("committed", "verdict", "actor_restarted"):
             publisher.publish_soon()

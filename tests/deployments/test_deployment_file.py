@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import copy
+import json
 
 import pytest
 
@@ -11,7 +11,8 @@ from ray_workers.store.errors import InvalidInputError
 
 @pytest.fixture
 def file():
-    return copy.deepcopy(read_deployments())
+    # by way of JSON, so that what YAML anchors share is no longer shared
+    return json.loads(json.dumps(read_deployments()))
 
 
 def test_the_deployments_that_are_shipped_have_no_mistakes(file):
