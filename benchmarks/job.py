@@ -130,7 +130,7 @@ def open_job(target: StorageTarget, made: Made, staging: Path) -> Iterator[Job]:
     folder = StagingFolder(folder=staging, run_id=run_id, fence=fence)
     pipeline = InProcessPipeline(manager, Uploader(store, run, tries=2), folder, fence)
     context: dict[str, Any] = {
-        "storage": target, "run": run, "run_id": run_id, "rank": 0, "world_size": 1, "config": {}, "resume": None,
+        "storage": target, "run": run, "run_id": run_id, "fence": fence, "rank": 0, "world_size": 1, "config": {}, "resume": None,
         "thresholds": SaveThresholds(every_steps=1), "buffers": 1, "pipeline": pipeline,
     }  # fmt: skip
     set_context(TrainingContext(**context))

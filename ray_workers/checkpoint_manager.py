@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_workers.messages import PawlEvent, ShardReport, VersionOutcome
+from ray_workers.store.attempts import resumed_from
 from ray_workers.store.clock import utc_now
 from ray_workers.store.commit import CommittedVersion, commit_version
 from ray_workers.store.errors import FenceLostError, PawlError
@@ -63,7 +64,8 @@ class CheckpointManager:
         self._lock = threading.Lock()
         self._pending: dict[int, _Pending] = {}
         self._outcomes: dict[int, VersionOutcome] = {}
-        self._parent = attempt.parent
+        self._parent: VersionRef | None = None
+        """This attempt's last version."""
         self._dropped_in_a_row = 0
         self._stop: str | None = None
         self._events: list[PawlEvent] = []
@@ -126,7 +128,7 @@ class CheckpointManager:
 
     def _commit(self, step: int, reports: list[ShardReport]) -> VersionOutcome:
         try:
-            manifest = _manifest_of(self._attempt, self._parent, reports)
+            manifest = _manifest_of(self._attempt, self._parent or self._resume_point(), reports)
             check_coverage(manifest)
             done = commit_version(self._store, self._log, manifest)
         except FenceLostError as error:
@@ -143,6 +145,10 @@ class CheckpointManager:
             "committed", _sentence(done, manifest, reports), **_facts(done, manifest, reports)
         )
         return self._settle(VersionOutcome(step=step, number=done.number, stop=self._stop))
+
+    def _resume_point(self) -> VersionRef | None:
+        """What the workers restored: they may have left the version that the attempt began with."""
+        return resumed_from(self._log.refresh(), self._attempt.fence) or self._attempt.parent
 
     def _dropped(self, step: int, reason: str) -> VersionOutcome:
         self._dropped_in_a_row += 1
@@ -196,6 +202,7 @@ def _manifest_of(
         ),
         shards=tuple(report.entry for report in reports),
         durations={
+            **lead.state.startup,
             "staging_s": max(r.staged.staged_s for r in reports),
             "upload_s": max(r.upload_s for r in reports),
         },

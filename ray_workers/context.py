@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ray_workers.messages import ResumePoint
 from ray_workers.pipeline import SavePipeline
 from ray_workers.policies.save_interval import SaveThresholds
+from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.opening import StorageTarget
 
@@ -29,6 +30,8 @@ class TrainingContext:
     storage: StorageTarget
     run: str
     run_id: str
+    fence: int
+    """The attempt's; needed to choose again when the resume point fails while it is restored."""
     rank: int
     world_size: int
     config: Mapping[str, Any]
@@ -39,6 +42,10 @@ class TrainingContext:
     announcer: Announcer | None = None
     on_changed_workers: str = "refuse"
     """`refuse`, or `reshard`: what to do with a version that another number of workers saved."""
+    required: str = "sound"
+    policy: SoundnessPolicy = field(default_factory=SoundnessPolicy)
+    launched_at: str | None = None
+    """When the flow began to start the workers; UTC, ISO 8601."""
 
 
 _current: TrainingContext | None = None

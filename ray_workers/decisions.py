@@ -29,6 +29,12 @@ class DecisionChannel(Protocol):
     def agree(self, decision: Decision | None) -> Decision:
         """Called by all ranks at the same step; rank 0 gives the decision, the others None. All get rank 0's."""
 
+    def any_failed(self, problem: str | None) -> str | None:
+        """Called by all ranks; what went wrong on the lowest rank that brings a problem; None if none does."""
+
+    def tell(self, text: str) -> str:
+        """Called by all ranks; rank 0's text, on every one."""
+
 
 class LoneRank:
     """A world of one."""
@@ -37,6 +43,12 @@ class LoneRank:
         if decision is None:
             raise InternalError("Rank 0 must bring a decision.")
         return decision
+
+    def any_failed(self, problem: str | None) -> str | None:
+        return problem
+
+    def tell(self, text: str) -> str:
+        return text
 
 
 class BroadcastChannel:
@@ -59,6 +71,25 @@ class BroadcastChannel:
         return Decision(
             next_step=next_step, save=bool(save), stop=_STOPS[stop], announce=announce or None
         )
+
+    def any_failed(self, problem: str | None) -> str | None:
+        world = dist.get_world_size(self._group)
+        lowest = torch.tensor(world if problem is None else dist.get_rank(), dtype=torch.int64)
+        dist.all_reduce(lowest, op=dist.ReduceOp.MIN, group=self._group)
+        return None if int(lowest) == world else self._from(int(lowest), problem or "")
+
+    def tell(self, text: str) -> str:
+        return self._from(0, text)
+
+    def _from(self, source: int, text: str) -> str:
+        data = text.encode() if dist.get_rank() == source else b""
+        size = torch.tensor(len(data), dtype=torch.int64)
+        dist.broadcast(size, src=source, group=self._group)
+        message = torch.zeros(int(size), dtype=torch.uint8)
+        if data:
+            message = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        dist.broadcast(message, src=source, group=self._group)
+        return bytes(message.tolist()).decode()
 
 
 def open_channel(world_size: int) -> DecisionChannel:

@@ -34,6 +34,8 @@ class ResumePoint:
     rung: str
     foreign: bool
     """It is a version of another run: this run is a fork."""
+    verify_s: float = 0.0
+    """Seconds that reading it back took when it was chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,8 @@ class RankState:
     curve: Mapping[str, Curve] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     files: tuple[StagedFile, ...] = ()
+    startup: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by phase of the attempt's start, from rank 0 (`startup.StartUp`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

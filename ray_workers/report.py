@@ -40,6 +40,8 @@ class VersionRow:
     duration_s: float | None = None
     """From the start of the save to the commit."""
     throughput_bytes_s: float | None = None
+    startup: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by phase of the start of the attempt that made it (`startup.PHASES`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ class AttemptRow:
     """None: it started from nothing."""
     resume_step: int | None = None
     """The step of `resumed_from`; needed only when that version is in another run."""
+    resumed_at: str | None = None
+    """When the choice was recorded."""
     required: str | None = None
     """The rung that a resume point had to have."""
     passed_over: tuple[tuple[str, str], ...] = ()

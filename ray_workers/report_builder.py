@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ray_workers.attempt_losses import Loss, attempt_losses, resume_step
 from ray_workers.report import AttemptRow, ReportProgress, RunReport, VersionRow
+from ray_workers.startup import PHASES
 from ray_workers.store.attempts import read_run
 from ray_workers.store.bodies import RunOrigin
 from ray_workers.store.catalog import VersionCatalog, VersionEntry, attempt_numbers
@@ -17,6 +18,8 @@ from ray_workers.store.run_state import AttemptState, RunState
 __all__ = ["build_report"]
 
 _METRIC = "loss"
+_SAVING = ("staging_s", "upload_s")
+"""The other durations are those of the attempt's start."""
 
 
 def build_report(
@@ -61,7 +64,8 @@ def build_report(
 def _version_row(entry: VersionEntry) -> VersionRow:
     """What only the manifest knows is zero or empty when it cannot be used; `reason` says so then."""
     version, facts = entry.version, entry.facts
-    known = facts.durations if facts is not None else {}
+    durations = facts.durations if facts is not None else {}
+    known = {name: durations[name] for name in _SAVING if name in durations}
     upload = known.get("upload_s")
     parent = None if facts is None else facts.parent
     return VersionRow(
@@ -83,6 +87,7 @@ def _version_row(entry: VersionEntry) -> VersionRow:
         status=entry.status,
         duration_s=sum(known.values()) if known else None,
         throughput_bytes_s=version.bytes / upload if upload else None,
+        startup={name: durations[name] for name in PHASES if name in durations},
     )
 
 
@@ -138,6 +143,7 @@ def _attempt_row(
         reason=None if outcome == "completed" else reason,
         resumed_from=None if resume is None else _reference(foreign, resume.number),
         resume_step=resume_step(state, attempt, origin_step),
+        resumed_at=attempt.resume_at,
         required=attempt.required,
         passed_over=tuple((str(p.version.number), p.reason) for p in attempt.passed_over),
         steps_lost=loss.steps,

@@ -12,12 +12,12 @@ from ray_workers.planners import SHARED_PREFIX
 from ray_workers.resharding import check_worker_count, reshard, sources
 from ray_workers.shard_reading import read_tensors
 from ray_workers.state_join import join
-from ray_workers.store.errors import DigestMismatchError
+from ray_workers.store.errors import DigestMismatchError, StateMismatchError
 from ray_workers.store.manifest import Manifest, check_coverage
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.shards import ShardEntry, read_shard
 
-__all__ = ["SHARED", "ShardCache", "rank_prefix", "read_manifest", "restore_rank"]
+__all__ = ["SHARED", "ShardCache", "check_payload", "rank_prefix", "read_manifest", "restore_rank"]
 
 SHARED = SHARED_PREFIX
 
@@ -37,6 +37,22 @@ def read_manifest(store: ObjectStore, point: ResumePoint) -> Manifest:
         )
     check_coverage(manifest, key=point.manifest_key)
     return manifest
+
+
+def check_payload(manifest: Manifest, point: ResumePoint, *, has_model: bool) -> None:
+    """Raise `StateMismatchError` when the version holds a directory and the loop a model, or the other way round."""
+    if has_model == (manifest.payload == "state"):
+        return
+    version = f"Version {point.name.number} of run {point.run!r}"
+    if has_model:
+        raise StateMismatchError(
+            f"{version} was handed over as a directory, and this loop opens its session with a model: open it without, "
+            "and read restored_directory."
+        )
+    raise StateMismatchError(
+        f"{version} holds training state, and this loop opens its session without a model: pass the parts to "
+        "CheckpointSession.open."
+    )
 
 
 @dataclass(slots=True)

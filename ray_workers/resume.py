@@ -6,8 +6,9 @@ back and digested here. `ray.train.get_checkpoint` plays no part.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_workers.messages import ResumePoint
 from ray_workers.policies.soundness import SoundnessPolicy
@@ -97,11 +98,12 @@ def choose(
         tell(
             f"Checking version {candidate.number} (step {candidate.step}, {candidate.rung}) before resuming from it"
         )
+        started = time.monotonic()
         reason = _try(search, candidate)
         if reason is None:
-            return ResumeChoice(
-                point=_point(state.run, log.state, candidate), passed_over=_listed(passed_over)
-            )
+            point = _point(state.run, log.state, candidate)
+            taken = replace(point, verify_s=round(time.monotonic() - started, 3))
+            return ResumeChoice(point=taken, passed_over=_listed(passed_over))
         tell(f"Version {candidate.number} is passed over: {reason}")
         passed_over[candidate.number] = PassedOver(version=candidate.name, reason=reason[:500])
 

@@ -43,6 +43,7 @@ class RankContent:
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: Mapping[str, Curve] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    startup: Mapping[str, float] = field(default_factory=dict)
     files: tuple[StagedFile, ...] = ()
     payload: str = "state"
     steady: AbstractSet[str] = frozenset()
@@ -264,4 +265,5 @@ def _rank_state(content: RankContent, layout: Mapping[str, TensorLayout]) -> Ran
         curve=content.curve,
         environment=content.environment,
         files=content.files,
+        startup=content.startup,
     )

@@ -24,26 +24,30 @@ from ray_workers.data_position import DataPosition
 from ray_workers.decisions import Decision, open_channel
 from ray_workers.directory import pack_directory, unpack_directory
 from ray_workers.environment import describe_environment, warn_about_changes
+from ray_workers.falling_back import next_point
 from ray_workers.loss_probe import PROBE_METRIC, Probe, measure
-from ray_workers.messages import VersionOutcome
+from ray_workers.messages import ResumePoint, VersionOutcome
 from ray_workers.policies.agreement import AgreementPace
 from ray_workers.policies.save_interval import SaveFacts
 from ray_workers.restoring import (
     SHARED,
     ShardCache,
+    check_payload,
     rank_prefix,
     read_manifest,
     restore_rank,
 )
 from ray_workers.saver import RankContent, Saver
 from ray_workers.series import MetricSeries
+from ray_workers.startup import StartUp
 from ray_workers.state_tree import split
 from ray_workers.store.errors import (
+    DamageError,
     FailureBudgetSpentError,
     FenceLostError,
     InvalidInputError,
+    ObjectNotFoundError,
     RetryableError,
-    StateMismatchError,
 )
 from ray_workers.store.manifest import Manifest, Progress
 from ray_workers.store.opening import StorageTarget
@@ -83,6 +87,7 @@ class CheckpointSession:
         self.step = 0
         """Optimizer steps done since the run began."""
         self._committed_step = -1
+        self._startup = StartUp(context.launched_at)
         self._restore()
         self._saved_step, self._saved_epoch = self.step, self.epoch
         self._saved_at = self._started = time.monotonic()
@@ -118,7 +123,7 @@ class CheckpointSession:
         Raises:
             InvalidInputError: the loop was not started by Pawl.
             StateMismatchError: the stored state does not fit the model; the sentence names the differences.
-            DamageError: the version is not what was written; the attempt ends and the next one falls back.
+            DamageError: the version is not what was written, and no other one can be resumed.
         """
         parts = None
         if model is not None:
@@ -191,6 +196,7 @@ class CheckpointSession:
             FailureBudgetSpentError: too many saves failed in a row.
         """
         self.step += 1
+        self._startup.stepped()
         self._series.append(self.step, metrics)
         if self.step >= self._next_agreement:
             self._agree()
@@ -215,6 +221,7 @@ class CheckpointSession:
                 "without a model and hand over directories."
             )
         self.step += 1
+        self._startup.stepped()
         self._series.append(self.step, metrics)
         wanted = checkpoint is not None
         self._hear(self._saver.wait(_FINAL_PATIENCE_S) if wanted else self._saver.collect())
@@ -235,9 +242,7 @@ class CheckpointSession:
         """All ranks are here at the same step; rank 0 says what happens."""
         self._hear(self._saver.collect())
         if self.step == self._saved_step:
-            self._saved_epoch = (
-                self.epoch
-            )  # saved at the last step of an epoch: the epoch's end is saved too
+            self._saved_epoch = self.epoch  # an epoch's end is saved with its last step
         self._act(self._channel.agree(self._decision(save=self._due())))
 
     def _due(self) -> bool:
@@ -330,7 +335,9 @@ class CheckpointSession:
 
     def _content(self) -> RankContent:
         """The live state as it is now; nothing is copied yet."""
-        probed = self._probed()
+        probed = {}
+        if self._probe is not None and self._parts is not None:
+            probed = {PROBE_METRIC: measure(self._parts.model, self._probe)}
         local = split(
             {"rng": rng.capture(), "data": self._position.state(), "series": self._series.state()},
             prefix=rank_prefix(self.rank),
@@ -345,32 +352,31 @@ class CheckpointSession:
             metrics={**self._series.latest(), **probed} if lead else {},
             curve=self._series.curves() if lead else {},
             environment=describe_environment() if lead else {},
+            startup=self._startup.seconds() if lead else {},
         )
 
-    def _probed(self) -> dict[str, float]:
-        if self._probe is None or self._parts is None:
-            return {}
-        return {PROBE_METRIC: measure(self._parts.model, self._probe)}
-
     def _restore(self) -> None:
+        """Every rank restores the same version, or all of them leave it together."""
         point = self._context.resume
-        if point is None:
-            return
+        while point is not None:
+            problem = None
+            try:
+                self._restore_from(point)
+            except (DamageError, ObjectNotFoundError) as error:
+                problem = error.message
+            told = self._channel.any_failed(problem)
+            if told is None:
+                self._startup.restored(point.verify_s)
+                return
+            point = next_point(self._context, self._channel, point, told)
+
+    def _restore_from(self, point: ResumePoint) -> None:
         store = self._context.storage.open().store
         manifest = read_manifest(store, point)
         cache = ShardCache(store)
-        if manifest.payload == "files" and self._parts is not None:
-            raise StateMismatchError(
-                f"Version {point.name.number} of run {point.run!r} was handed over as a directory, and this loop opens "
-                "its session with a model: open it without, and read restored_directory."
-            )
-        if manifest.payload == "files":
+        check_payload(manifest, point, has_model=self._parts is not None)
+        if self._parts is None:
             self._restored_directory = unpack_directory(manifest, cache.read)
-        elif self._parts is None:
-            raise StateMismatchError(
-                f"Version {point.name.number} of run {point.run!r} holds training state, and this loop opens its session "
-                "without a model: pass the parts to CheckpointSession.open."
-            )
         else:
             self._restore_state(self._parts, manifest, cache)
         self.step = manifest.progress.step

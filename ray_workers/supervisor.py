@@ -28,7 +28,7 @@ from ray_workers.log_collecting import LogCollector
 from ray_workers.messages import PawlEvent
 from ray_workers.node_agent import AgentConfig, Coordinator, NodeAgent, agent_name
 from ray_workers.policies.soundness import SoundnessPolicy
-from ray_workers.store.attempts import start_incarnation
+from ray_workers.store.attempts import resumed_from, start_incarnation
 from ray_workers.store.clock import utc_now
 from ray_workers.store.errors import ConflictError, PawlError
 from ray_workers.store.log import RunLog
@@ -178,7 +178,7 @@ class Supervisor:
             self._tell("fence_lost", conflict.message, **conflict.details)
             return
         newest = self._log.state.attempts.get(self._attempt.fence)
-        parent = self._attempt.parent
+        parent = resumed_from(self._log.state, self._attempt.fence) or self._attempt.parent
         if newest is not None and newest.last_commit is not None:
             version = self._log.state.versions[newest.last_commit]
             parent = VersionRef(run=None, number=version.number, digest=version.manifest)

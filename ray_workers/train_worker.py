@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -15,6 +15,7 @@ from ray_workers.entrypoints import load_entrypoint
 from ray_workers.messages import LogLine, ResumePoint
 from ray_workers.node_agent import agent_name
 from ray_workers.policies.save_interval import SaveThresholds
+from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.rank_logs import RankLogs
 from ray_workers.ray_cluster import NAMESPACE
 from ray_workers.ray_pipeline import RayPipeline
@@ -37,6 +38,9 @@ class WorkerJob:
     buffers: int
     log_lines_per_second: float
     on_changed_workers: str = "refuse"
+    required: str = "sound"
+    policy: SoundnessPolicy = field(default_factory=SoundnessPolicy)
+    launched_at: str | None = None
 
 
 def run_worker(job: WorkerJob) -> None:
@@ -57,6 +61,10 @@ def run_worker(job: WorkerJob) -> None:
         thresholds=job.thresholds,
         buffers=job.buffers,
         on_changed_workers=job.on_changed_workers,
+        fence=job.fence,
+        required=job.required,
+        policy=job.policy,
+        launched_at=job.launched_at,
         pipeline=RayPipeline(agent, rank),
         announcer=RayAnnouncer(job.target.url, job.run, rank),
     )

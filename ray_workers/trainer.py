@@ -20,6 +20,7 @@ from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.ray_cluster import ray_cluster
 from ray_workers.staging_files import StagingFolder
+from ray_workers.store.clock import utc_now
 from ray_workers.store.errors import (
     FailureBudgetSpentError,
     FenceLostError,
@@ -113,6 +114,9 @@ def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
         buffers=job.saving.buffers,
         log_lines_per_second=scaling.log_lines_per_second,
         on_changed_workers=scaling.on_changed_workers,
+        required=job.validation.required,
+        policy=SoundnessPolicy.of(job.validation),
+        launched_at=utc_now(),
     )
     resources = {"CPU": scaling.cpus_per_worker}
     if scaling.gpus_per_worker:

@@ -27,6 +27,7 @@ from ray_workers.store.errors import (
 )
 from ray_workers.store.log import RunLog
 from ray_workers.store.log_reader import LogReader
+from ray_workers.store.manifest_parts import VersionRef
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.rules import check_fence
 from ray_workers.store.run_state import RunState
@@ -37,6 +38,7 @@ __all__ = [
     "end_attempt",
     "process_is_gone",
     "read_run",
+    "resumed_from",
     "roll_back",
     "run_names",
     "start_attempt",
@@ -215,3 +217,16 @@ def _process_start(pid: int) -> int | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+def resumed_from(state: RunState, fence: int) -> VersionRef | None:
+    """The version that the attempt with `fence` chose last; None when it chose none, or started from nothing."""
+    attempt = state.attempts.get(fence)
+    if attempt is None or attempt.resume is None:
+        return None
+    origin = attempt.resume_origin
+    return VersionRef(
+        run=None if origin is None else origin.run,
+        number=attempt.resume.number,
+        digest=attempt.resume.manifest,
+    )

@@ -105,7 +105,7 @@ def _train(
     )
     set_context(
         TrainingContext(
-            storage=StorageTarget(attempt.url), run=attempt.run, run_id=run_id, rank=rank, world_size=world,
+            storage=StorageTarget(attempt.url), run=attempt.run, run_id=run_id, fence=fence, rank=rank, world_size=world,
             config=attempt.config, resume=point, thresholds=SaveThresholds(every_steps=attempt.every_steps), buffers=2,
             pipeline=pipeline, on_changed_workers=attempt.on_changed_workers,
         )

@@ -98,6 +98,7 @@ class OneProcess:
                 storage=self.target,
                 run=self.run,
                 run_id=identity.run_id,
+                fence=fence,
                 rank=0,
                 world_size=1,
                 config=config or {},

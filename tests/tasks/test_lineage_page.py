@@ -76,11 +76,12 @@ def test_the_headline_of_a_new_run_and_of_a_fork():
     assert render(fork).headline.endswith("no sound version · resumed from other@7")
 
 
-def test_both_pictures_are_there_and_well_formed():
+def test_the_pictures_are_there_and_well_formed():
     pictures = PICTURE.findall(render(killed_twice()).markdown)
     assert [alt for alt, _ in pictures] == [
         "Loss over the steps",
         "Attempts and their versions",
+        "Seconds lost by phase",
     ]
     for _, body in pictures:
         assert parse(base64.b64decode(body)).tag.endswith("svg")

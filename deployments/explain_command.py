@@ -1,0 +1,58 @@
+"""`pawl explain RUN`: what interrupted it, what was resumed and why, and where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from deployments.cli_options import json_option, print_json, storage_option
+from deployments.text_tables import pairs, printable
+from ray_workers.explaining import Interruption, interruptions
+from ray_workers.report_builder import build_report
+from ray_workers.store import keys
+from ray_workers.store.opening import open_root
+
+__all__ = ["explain_command", "explain_text"]
+
+
+@click.command("explain")
+@click.argument("run")
+@storage_option
+@json_option
+def explain_command(run: str, *, storage: str, as_json: bool) -> None:
+    r"""Explain every interruption of RUN: what ended the attempt, what was resumed and why, what it cost by phase.
+
+    \b
+    pawl explain digits
+    pawl explain digits --json
+    """
+    keys.check_run_name(run)
+    found = interruptions(build_report(open_root(storage, create=False).store, run))
+    if as_json:
+        print_json([item.to_json() for item in found])
+    else:
+        click.echo(explain_text(run, found))
+
+
+def explain_text(run: str, found: Sequence[Interruption]) -> str:
+    if not found:
+        return f"Run {run!r} was never interrupted."
+    return "\n\n".join(_section(item) for item in found)
+
+
+def _section(item: Interruption) -> str:
+    title = click.style(f"attempt {item.before} → attempt {item.attempt}", bold=True)
+    ended = f"{item.what} on {printable(item.host, 60)}"
+    if item.detail:
+        ended += f": {printable(item.detail, 400)}"
+    at = "" if item.step is None else f" (step {item.step})"
+    rows = {
+        "ended by": ended,
+        "resumed": "nothing" if item.resumed is None else f"{printable(item.resumed)}{at}",
+        "passed over": "; ".join(f"{printable(v)}: {printable(r)}" for v, r in item.passed_over),
+        "steps lost": "unknown" if item.steps_lost is None else f"{item.steps_lost} or more",
+        "seconds": ", ".join(f"{phase} {s:.3g}" for phase, s in item.seconds.items()),
+        "together": f"{item.total:.3g} s",
+    }
+    return f"{title}\n{pairs(rows)}"

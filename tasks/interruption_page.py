@@ -1,0 +1,71 @@
+"""A retry explains itself: one section for every attempt but the first, with the picture above them."""
+
+from __future__ import annotations
+
+from ray_workers.explaining import Interruption, interruptions
+from ray_workers.report import RunReport
+from tasks.interruption_chart import interruption_chart
+from tasks.markdown_text import code, count, duration, plain
+from tasks.svg import data_uri
+
+__all__ = ["explanations"]
+
+_MAX_SECTIONS = 8
+_MAX_REASONS = 4
+_WHAT = {
+    "exception": "ended with an exception",
+    "cancelled": "was cancelled or signalled",
+    "preempted": "was preempted",
+    "crash": "crashed: its end was never recorded",
+    "actor restarted": "lost its checkpoint actor, which was started again",
+    "completed": "was complete",
+}
+
+
+def explanations(report: RunReport) -> str | None:
+    """Markdown below the heading of its section; None before the second attempt."""
+    found = interruptions(report)
+    if not found:
+        return None
+    parts = []
+    picture = interruption_chart(found)
+    if picture is not None:
+        parts.append(f"![Seconds lost by phase]({data_uri(picture)})")
+    parts += [_section(item) for item in reversed(found[-_MAX_SECTIONS:])]
+    if len(found) > _MAX_SECTIONS:
+        left = len(found) - _MAX_SECTIONS
+        parts.append(
+            f"{count(left)} earlier ones not shown here; {code(f'pawl explain {report.run}')} lists them."
+        )
+    return "\n\n".join(parts)
+
+
+def _section(item: Interruption) -> str:
+    lines = [
+        f"### Attempt {item.attempt}",
+        "",
+        f"- Attempt {item.before} (host {plain(item.host, 40)}) {_WHAT[item.what]}"
+        + (f": {plain(item.detail, 240)}" if item.detail else "."),
+        f"- Resumed: {_resumed(item)}",
+    ]
+    lines += [
+        f"- Passed over version {plain(name, 40)}: {plain(reason, 200)}"
+        for name, reason in item.passed_over[:_MAX_REASONS]
+    ]
+    steps = "unknown" if item.steps_lost is None else f"at least {count(item.steps_lost)}"
+    lines.append(f"- Steps lost: {steps}")
+    spent = ", ".join(f"{phase} {duration(s)}" for phase, s in item.seconds.items() if s)
+    lines.append(f"- Time: {spent or 'unknown'} (together {duration(item.total)})")
+    return "\n".join(lines)
+
+
+def _resumed(item: Interruption) -> str:
+    if item.resumed is None:
+        return "nothing; it started from the beginning"
+    at = "" if item.step is None else f", step {count(item.step)}"
+    why = (
+        "the newest at the required rung that held up"
+        if "@" not in item.resumed
+        else "the origin of the fork"
+    )
+    return f"version {plain(item.resumed, 60)}{at}: {why}"

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from deployments.cli import pawl
+from tests.support.factories import MadeUpRun, folder_store
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    made = MadeUpRun(store=folder_store(tmp_path))
+    made.start()
+    for step in (10, 20):
+        made.commit(step)
+    made.judge(1)
+    made.judge(2, reason="NaN")
+    made.end("failed", "out of memory on rank 1")
+    made.start(1, passed_over={2: "NaN"})
+    made.commit(40)
+    monkeypatch.setenv("PAWL_STORAGE", str(tmp_path))
+    return made
+
+
+def call(words: str) -> str:
+    result = CliRunner().invoke(pawl, words.split())
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.usefixtures("run")
+def test_an_interruption_is_explained():
+    text = call("explain digits")
+    assert "attempt 1 → attempt 2" in text
+    for words in (
+        "exception on ",
+        "out of memory on rank 1",
+        "1 (step 10)",
+        "2: NaN",
+        "10 or more",
+    ):
+        assert words in text, words
+
+
+@pytest.mark.usefixtures("run")
+def test_as_json():
+    (item,) = json.loads(call("explain digits --json"))
+    assert (item["before"], item["attempt"], item["ended_by"]) == (1, 2, "exception")
+    assert (item["resumed"], item["step"], item["steps_lost"]) == ("1", 10, 10)
+    assert item["seconds"].keys() >= {"in vain", "schedule", "choose"}
+
+
+def test_a_run_that_was_never_interrupted(tmp_path, monkeypatch):
+    made = MadeUpRun(store=folder_store(tmp_path))
+    made.start()
+    monkeypatch.setenv("PAWL_STORAGE", str(tmp_path))
+    assert call("explain digits") == "Run 'digits' was never interrupted.\n"
