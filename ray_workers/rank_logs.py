@@ -50,6 +50,7 @@ class RankLogs:
         self._lines: deque[LogLine] = deque()
         self._lock = threading.RLock()
         self._handler = _RecordHandler(self)
+        self._loggers: list[logging.Logger] = []
         self._taps: list[_StreamTap] = []
         self._done = threading.Event()
         self._flusher = threading.Thread(target=self._run, name="pawl-rank-logs", daemon=True)
@@ -58,7 +59,9 @@ class RankLogs:
         if self._per_second > 0:
             seen = _Seen()
             self._handler.seen = seen
-            logging.getLogger().handlers.insert(0, self._handler)
+            self._loggers = _ends()
+            for logger in self._loggers:
+                logger.handlers.insert(0, self._handler)
             self._taps = [
                 _StreamTap(sys.stdout, logging.INFO, self, seen),
                 _StreamTap(sys.stderr, logging.INFO, self, seen),
@@ -74,7 +77,8 @@ class RankLogs:
     ) -> None:
         if self._per_second <= 0:
             return
-        logging.getLogger().removeHandler(self._handler)
+        for logger in self._loggers:
+            logger.removeHandler(self._handler)
         for tap in self._taps:
             tap.remove()
         if error is not None:
@@ -112,6 +116,15 @@ class RankLogs:
         if batch:
             with contextlib.suppress(Exception):  # a lost line must not end training
                 self._send(batch)
+
+
+def _ends() -> list[logging.Logger]:
+    """The loggers at which records end: the root, and those that pass none on, as Ray's own."""
+    known = logging.getLogger().manager.loggerDict.values()
+    return [
+        logging.getLogger(),
+        *(one for one in known if isinstance(one, logging.Logger) and not one.propagate),
+    ]
 
 
 class _Seen(threading.local):

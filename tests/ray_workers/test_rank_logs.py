@@ -75,14 +75,22 @@ def test_a_record_that_a_stream_handler_writes_too_is_taken_once(taken: Taken) -
     ]
 
 
-def test_what_ray_says_of_itself_is_left_out_unless_it_warns(taken: Taken) -> None:
+@pytest.mark.parametrize("propagate", [True, False])
+def test_what_ray_says_of_itself_is_left_out_unless_it_warns(
+    taken: Taken, monkeypatch: pytest.MonkeyPatch, *, propagate: bool
+) -> None:
     framework = logging.getLogger("ray.train.somewhere")
+    framework.setLevel(logging.INFO)
+    monkeypatch.setattr(framework, "propagate", propagate)
+    monkeypatch.setattr(logging.getLogger("ray"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("ray.train"), "propagate", True)
     with logs(taken):
         handler = logging.StreamHandler(sys.stderr)
-        logging.getLogger().addHandler(handler)
+        end = logging.getLogger() if propagate else framework
+        end.addHandler(handler)
         framework.info("reporting a result")
         framework.warning("a worker is slow")
-        logging.getLogger().removeHandler(handler)
+        end.removeHandler(handler)
     assert taken.texts() == ["a worker is slow"]
 
 
