@@ -19,7 +19,7 @@ from ray_workers.job_spec import JobSpec, fingerprint
 from ray_workers.messages import PawlEvent
 from ray_workers.ray_cluster import shipped_code
 from ray_workers.ray_jobs import RayJobs
-from ray_workers.store.attempts import adopt_attempt, process_is_gone, read_run
+from ray_workers.store.attempts import adopt_attempt, process_is_gone
 from ray_workers.store.errors import (
     ClusterUnavailableError,
     FenceLostError,
@@ -167,9 +167,14 @@ def _unheard(
 def _owner_check(wish: JobWish, fence: int) -> Callable[[], None]:
     ours = (wish.identity.flow_run_id, wish.identity.run_count)
 
+    log: RunLog | None = None
+
     def check() -> None:
+        nonlocal log
         try:
-            state = read_run(wish.target.open().store, wish.run)
+            # Opened once: from then on a check costs one request, however long the log is.
+            log = log or RunLog(wish.target.open().store, wish.run, by=wish.by, patience_s=20.0)
+            state = log.refresh()
         except PawlError:
             return  # the store is away; the job has its own patience with it
         holder = _holder(state, fence)
