@@ -104,8 +104,18 @@ class NetNodes:
         )  # fmt: skip
         self._wait(lambda: bool(self._nodes_alive()))
         for node in range(1, self.count + 1):
-            self._ray(node, f"--address={head}", "--num-cpus=1")
-        self._wait(lambda: self._nodes_alive() == self.count + 1)
+            self._join_cluster(node, head)
+
+    def _join_cluster(self, node: int, head: str) -> None:
+        """One after the other, and again when Ray gives up: its own start limit is half a minute."""
+
+        def joined() -> bool:
+            if self._processes[-1].poll() is not None:
+                self._ray(node, f"--address={head}", "--num-cpus=1")
+            return self._nodes_alive() == node + 1
+
+        self._ray(node, f"--address={head}", "--num-cpus=1")
+        self._wait(joined)
 
     def _ray(self, node: int, *options: str) -> None:
         command = [
