@@ -27,8 +27,12 @@ __all__ = ["NetNodes"]
 
 _PATIENCE_S = 240.0
 _HEAD_PORT, _JOBS_PORT = 6379, 8265
-_PATIENT_RAYLET = {"RAY_gcs_rpc_server_reconnect_timeout_s": "900"}
-"""A raylet that lost its head stays, so that what runs on its node is a zombie and not simply dead."""
+_NODE = {
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "900",
+    "GLOO_SOCKET_IFNAME": "eth0",
+}
+"""A raylet that lost its head stays, so that what runs on its node is a zombie and not simply dead. And the ranks must
+meet over the cable: gloo would ask what the name of the machine stands for."""
 
 
 @dataclass(slots=True)
@@ -125,7 +129,7 @@ class NetNodes:
         with (self.folder / f"node-{node}.log").open("ab") as out:
             self._processes.append(
                 subprocess.Popen(
-                    command, env=clean_environment(_PATIENT_RAYLET), stdin=subprocess.DEVNULL,
+                    command, env=clean_environment(_NODE), stdin=subprocess.DEVNULL,
                     stdout=out, stderr=out, start_new_session=True, cwd=self.folder,
                 )
             )  # fmt: skip
