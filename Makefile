@@ -35,6 +35,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 setup-s3: ## Install the Ceph gateway that the S3 tests talk to (Debian packages; needs root)
 	@tests/support/install_ceph.sh
 
+.PHONY: setup-prometheus
+setup-prometheus: ## Install the Prometheus that answers the dashboard's queries in a test (Debian package; needs root)
+	@tests/support/install_prometheus.sh
+
 .PHONY: train
 train: setup ## Train the digits loop here with everything embedded; storage is ./pawl-store
 	env -u PREFECT_API_URL -u PREFECT_API_KEY -u PREFECT_PROFILE PREFECT_HOME=$(CURDIR)/.pawl/prefect \
@@ -51,7 +55,7 @@ test-fast: setup ## Run the tests that need no Ray, Prefect or server
 	    -m 'not s3 and not ray and not prefect and not fault and not slow and not benchmark and not gpu'
 
 .PHONY: test-all
-test-all: setup setup-s3 ## Run every test, the full matrices among them
+test-all: setup setup-s3 setup-prometheus ## Run every test, the full matrices among them
 	PAWL_REQUIRE_TIERS=$(TIERS) HYPOTHESIS_PROFILE=ci $(PYTEST) -m 'not benchmark'
 
 .PHONY: test-faults
@@ -87,6 +91,10 @@ check: setup ## Lint, format, types, import directions, spelling
 format: setup ## Sort imports, mend what ruff can mend, format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+.PHONY: reference
+reference: setup ## Write docs/reference.md from the docstrings
+	$(BIN)/python docs/make_reference.py
 
 .PHONY: clean
 clean: ## Remove .venv, caches and build output; keeps ./pawl-store and ./.pawl

@@ -84,7 +84,8 @@ def tag_command(reference: str, name: str, *, force: bool, as_json: bool, **opti
 @click.argument("name")
 @_force
 @storage_option
-def untag_command(run: str, name: str, *, storage: str, force: bool) -> None:
+@json_option
+def untag_command(run: str, name: str, *, storage: str, force: bool, as_json: bool) -> None:
     r"""Take the tag NAME off.
 
     \b
@@ -96,7 +97,9 @@ def untag_command(run: str, name: str, *, storage: str, force: bool) -> None:
     read_run(store, run)
     log = RunLog(store, keys.check_run_name(run), by=this_process(), patience_s=_PATIENCE_S)
     move = move_tag(log, name, None)
-    if move is not None:
+    if as_json:
+        print_json(None if move is None else move.to_json())
+    elif move is not None:
         click.echo(f"{run}@{move.before} is not {printable(name)} any more.")
 
 

@@ -12,6 +12,8 @@ import ray
 
 from ray_workers.checkpoint_manager import AttemptIdentity, CheckpointManager
 from ray_workers.messages import PawlEvent, ShardReport, VersionOutcome
+from ray_workers.metrics import RunMetrics
+from ray_workers.ray_metrics import RayInstruments
 from ray_workers.store.attempts import this_process
 from ray_workers.store.opening import StorageTarget
 
@@ -32,6 +34,8 @@ class CheckpointActor:
         store = target.open().store
         self._manager = CheckpointManager(store, attempt, failure_budget=failure_budget)
         self._settled: dict[int, asyncio.Event] = {}
+        self._metrics = RunMetrics(RayInstruments(), attempt.run)
+        self._metrics.started(resumed=attempt.parent is not None)
 
     async def gather(self, report: ShardReport) -> VersionOutcome:
         """Take a durable shard; answers when the whole version is committed or dropped."""
@@ -45,6 +49,7 @@ class CheckpointActor:
     async def drain_events(self) -> tuple[list[PawlEvent], str | None]:
         """Events since the last call, and why the attempt must stop, if it must."""
         events = await asyncio.to_thread(self._manager.drain_events)
+        self._metrics.events(events)
         return events, self._manager.stop_reason
 
     async def stop(self, reason: str) -> None:

@@ -6,6 +6,7 @@ agent takes up where its predecessor died. Ray restarts it in place; the driver 
 
 from __future__ import annotations
 
+import socket
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,9 @@ from ray.exceptions import RayActorError
 
 from ray_workers.log_collecting import LineBox
 from ray_workers.messages import LogLine, ShardReport, StagedShard, VersionOutcome
+from ray_workers.metrics import RunMetrics
 from ray_workers.pipeline import store_and_report
+from ray_workers.ray_metrics import RayInstruments
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.errors import StoreUnavailableError
 from ray_workers.store.opening import StorageTarget
@@ -61,6 +64,8 @@ class NodeAgent:
         self._uploader = Uploader(root.store, config.run, tries=config.upload_tries)
         self._staging.remove_leftovers()
         self._lines = LineBox()
+        self._metrics = RunMetrics(RayInstruments(), config.run)
+        self._node = socket.gethostname()
 
     @ray.method(concurrency_group="control")
     def put_lines(self, lines: list[LogLine]) -> None:
@@ -98,12 +103,15 @@ class NodeAgent:
         """Store a staged shard and answer with what became of its version. The buffer is free when this answers."""
         lower_priority()
         link = self._coordinator()
+        self._metrics.staged(staged.bytes, self._node)
 
         def report(done: ShardReport) -> VersionOutcome:
+            self._metrics.uploaded(done)
             answer: VersionOutcome = ray.get(link.actor.gather.remote(done))
             return answer
 
         def give_up(step: int, reason: str) -> VersionOutcome:
+            self._metrics.upload_failed()
             answer: VersionOutcome = ray.get(link.actor.give_up.remote(step, reason))
             return answer
 
@@ -111,6 +119,8 @@ class NodeAgent:
             outcome = store_and_report(self._uploader, staged, link.fence, report, give_up)
         except RayActorError:
             outcome = None
+        finally:
+            self._metrics.answered(self._node)
         return outcome or VersionOutcome(
             step=staged.progress.step,
             number=None,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import ray
 import torch
 
+from ray_workers.metrics import RunMetrics
 from ray_workers.policies.soundness import SoundnessPolicy
+from ray_workers.ray_metrics import RayInstruments
 from ray_workers.store.attempts import this_process
 from ray_workers.store.errors import VersionGoneError
 from ray_workers.store.log import RunLog
@@ -26,6 +29,8 @@ class Judged:
     rung: str
     reason: str | None
     """Why it is quarantined."""
+    committed_at: float | None = None
+    """Seconds since the epoch, by the committer's clock."""
     problem: str | None = None
     """Why it could not be judged; it keeps the rung it had."""
 
@@ -64,8 +69,16 @@ class Validator:
             step=version.step,
             rung=present.rung,
             reason=present.quarantine,
+            committed_at=_epoch(version.at),
             problem=problem,
         )
+
+
+def _epoch(at: str) -> float | None:
+    try:
+        return datetime.fromisoformat(at).timestamp()
+    except ValueError:
+        return None
 
 
 def _waits(version: VersionState) -> bool:
@@ -77,6 +90,10 @@ class ValidatorActor:
     def __init__(self, target: StorageTarget, run: str, policy: SoundnessPolicy) -> None:
         torch.set_num_threads(1)
         self._validator = Validator(target, run, policy)
+        self._metrics = RunMetrics(RayInstruments(), run)
 
     def validate_next(self) -> Judged | None:
-        return self._validator.validate_next()
+        judged = self._validator.validate_next()
+        if judged is not None and judged.problem is None:
+            self._metrics.judged(judged.rung, judged.step, judged.committed_at)
+        return judged

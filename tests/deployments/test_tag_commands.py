@@ -59,7 +59,8 @@ def test_a_protected_tag_needs_force():
     assert "protected" in call("tags digits").stdout
     call("untag digits production", code=2)
     assert tags() == {"production": 1}
-    call("untag digits production --force")
+    gone = json.loads(call("untag digits production --force --json").stdout)
+    assert (gone["name"], gone["before"], gone["version"]) == ("production", 1, None)
 
 
 @pytest.mark.usefixtures("run")

@@ -1,0 +1,116 @@
+"""Every query of the Grafana dashboard, answered by a real Prometheus that scraped a real run."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.integration.harness import SMALL, start_pawl, train_arguments, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.prefect]
+DASHBOARD = Path(__file__).parents[2] / "deployments" / "grafana-dashboard.json"
+
+
+def queries():
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return [(p["title"], target["expr"]) for p in panels for target in p["targets"]]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Prometheus:
+    """Scrapes one file of targets every second."""
+
+    def __init__(self, folder, targets):
+        config = folder / "prometheus.yml"
+        config.write_text(
+            "global: {scrape_interval: 1s}\n"
+            f"scrape_configs: [{{job_name: ray, file_sd_configs: [{{files: ['{targets}'], refresh_interval: 1s}}]}}]\n"
+        )
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        program = shutil.which("prometheus")
+        assert program is not None, "make setup-prometheus installs it"
+        self._log = (folder / "prometheus.log").open("wb")
+        self._process = subprocess.Popen(
+            [program, f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}",
+             f"--web.listen-address=127.0.0.1:{port}"],
+            stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_until(self._ready, 60, "a ready Prometheus")
+
+    def ask(self, query, at=None):
+        answer = httpx.get(
+            f"{self.url}/api/v1/query",
+            params={"query": query} | ({"time": at} if at else {}),
+            timeout=20,
+        )
+        assert answer.status_code == httpx.codes.OK, answer.text
+        return answer.json()["data"]["result"]
+
+    def close(self):
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(20)
+        self._log.close()
+
+    def _ready(self):
+        try:
+            return httpx.get(f"{self.url}/-/ready", timeout=2).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+
+def ray_targets(process):
+    """The file in which the Ray that this training started names its exporters."""
+    for child in psutil.Process(process.process.pid).children(recursive=True):
+        for word in child.cmdline():
+            found = re.search(r"(/[^ =]*/session_[^/ ]+)", word)
+            if found:
+                return Path(found.group(1)).parent / "prom_metrics_service_discovery.json"
+    return None
+
+
+def test_every_panel_has_data(prefect_server, tmp_path):
+    env = {**prefect_server.env, "RAY_metrics_report_interval_ms": "1000"}
+    process = start_pawl(
+        tmp_path,
+        *train_arguments("metrics", "--storage", "store", config={**SMALL, "step_delay": 1.0}),
+        env={**os.environ, **env},
+    )
+    targets = wait_until(lambda: ray_targets(process), 120, "Ray's folder")
+    wait_until(targets.exists, 120, "Ray's list of exporters")
+    prometheus = Prometheus(tmp_path, targets)
+    try:
+        wait_until(
+            lambda: prometheus.ask('ray_pawl_verdicts_total{run="metrics"}'),
+            240,
+            "a verdict in Prometheus",
+        )
+        wait_until(
+            lambda: prometheus.ask('ray_pawl_save_interval_seconds{run="metrics"}'),
+            120,
+            "an interval",
+        )
+        time.sleep(5)  # a rate needs two scrapes
+        empty = []
+        for title, query in queries():
+            asked = query.replace("$__rate_interval", "1m").replace("$run", ".*")
+            if not prometheus.ask(asked):
+                empty.append((title, asked))
+        assert empty == []
+    finally:
+        prometheus.close()
+        process.kill_everything()
