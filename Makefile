@@ -45,6 +45,14 @@ train: setup ## Train the digits loop here with everything embedded; storage is 
 	    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=90 \
 	    $(BIN)/pawl train ray_workers.loops.digits:train_loop --run digits
 
+.PHONY: up
+up: setup setup-s3 ## Start Prefect, an S3 server and a worker on this machine, all set up; data stays in .pawl/
+	$(BIN)/pawl up
+
+.PHONY: down
+down: ## End what `make up` started
+	$(BIN)/pawl down
+
 .PHONY: test
 test: setup setup-s3 ## Run the tests: unit, conformance, Ceph, Ray, Prefect, one kill for every way back
 	PAWL_REQUIRE_TIERS=$(TIERS) $(PYTEST)

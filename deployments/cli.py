@@ -29,6 +29,8 @@ _COMMANDS = {
     "show": "deployments.read_commands:show_command",
     "verify": "deployments.read_commands:verify_command",
     "setup": "deployments.setup_command:setup_command",
+    "up": "deployments.stack_command:up_command",
+    "down": "deployments.stack_command:down_command",
     "tag": "deployments.tag_commands:tag_command",
     "untag": "deployments.tag_commands:untag_command",
     "tags": "deployments.tag_commands:tags_command",
