@@ -31,6 +31,8 @@ _COMMANDS = {
     "setup": "deployments.setup_command:setup_command",
     "up": "deployments.stack_command:up_command",
     "down": "deployments.stack_command:down_command",
+    "gc": "deployments.gc_command:gc_command",
+    "delete": "deployments.gc_command:delete_command",
     "tag": "deployments.tag_commands:tag_command",
     "untag": "deployments.tag_commands:untag_command",
     "tags": "deployments.tag_commands:tags_command",

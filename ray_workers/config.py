@@ -202,6 +202,9 @@ class Retention(_Settings):
     keep_every_steps: int | None = Field(
         default=None, ge=1, description="Keep versions at multiples of N steps."
     )
+    keep_every_epochs: int | None = Field(
+        default=None, ge=1, description="Keep the version at the end of every N epochs."
+    )
     keep_best: int | None = Field(
         default=None, ge=1, description="Keep the best N versions by the metric below."
     )
@@ -209,10 +212,15 @@ class Retention(_Settings):
     mode: Literal["min", "max"] = Field(
         default="min", description="Whether smaller or larger is better."
     )
+    thin: str | None = Field(
+        default=None,
+        description="Thin by age: '1h/1d,1d' keeps one version an hour for a day, and one a day after.",
+    )
 
     @property
     def keeps_everything(self) -> bool:
-        return self.keep_last is None and self.keep_every_steps is None and self.keep_best is None
+        rules = (self.keep_last, self.keep_every_steps, self.keep_every_epochs, self.keep_best)
+        return all(rule is None for rule in rules) and self.thin is None
 
     @model_validator(mode="after")
     def _names_a_metric(self) -> Retention:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 from ray_workers.policies.retention import RetentionFacts, RetentionPlan, RetentionPolicy
 from ray_workers.store.bodies import Retire
+from ray_workers.store.clock import epoch_seconds
 from ray_workers.store.errors import PawlError
 from ray_workers.store.log import RunLog
 from ray_workers.store.object_store import ObjectStore
@@ -23,11 +27,12 @@ def plan_retention(store: ObjectStore, state: RunState, policy: RetentionPolicy)
             number=v.number,
             step=v.step,
             bytes=v.bytes,
-            metrics=_metrics(store, state, v.number) if policy.keep_best is not None else {},
+            committed_s=_seconds(v.at),
+            **_facts(store, state, v.number, wanted=policy.needs_manifests),
         )
         for v in live
     ]
-    return policy.plan(facts, state.protected())
+    return policy.plan(facts, state.protected(), now_s=epoch_seconds())
 
 
 def retire(log: RunLog, plan: RetentionPlan, *, reason: str) -> None:
@@ -43,8 +48,19 @@ def retire(log: RunLog, plan: RetentionPlan, *, reason: str) -> None:
         log.append(lambda _, body=body: body)  # type: ignore[misc]
 
 
-def _metrics(store: ObjectStore, state: RunState, number: int) -> dict[str, float]:
+def _facts(store: ObjectStore, state: RunState, number: int, *, wanted: bool) -> dict[str, Any]:
+    """Metrics and epoch; a version that cannot be read is never among the best."""
+    if not wanted:
+        return {"metrics": {}}
     try:
-        return dict(load_manifest(store, state.run, state.versions[number]).metrics)
+        manifest = load_manifest(store, state.run, state.versions[number])
     except PawlError:
-        return {}  # a version that cannot be read is never among the best
+        return {"metrics": {}}
+    return {"metrics": dict(manifest.metrics), "epoch": manifest.progress.epoch}
+
+
+def _seconds(at: str) -> float | None:
+    try:
+        return datetime.fromisoformat(at).timestamp()
+    except ValueError:
+        return None

@@ -9,7 +9,7 @@ from prefect.logging import get_run_logger
 from ray_workers.config import Objectives, Retention
 from ray_workers.health import Objective
 from ray_workers.health_facts import HealthReport, look_at_root
-from ray_workers.policies.retention import RetentionPolicy
+from ray_workers.policies.thinning_text import policy_of
 from ray_workers.store.object_store import ObjectStore
 from tasks.blocks import storage_target
 
@@ -31,7 +31,7 @@ def assess_health(
             recovery_s=60 * objective.recovery_minutes,
             budget_bytes=None if budget is None else round(budget * 1e9),
         ),
-        retention=None if retention.keeps_everything else RetentionPolicy(**retention.model_dump()),
+        retention=None if retention.keeps_everything else policy_of(retention),
         storage=accounts,
     )
 

@@ -6,7 +6,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from ray_workers.policies.retention import RetentionPlan, RetentionPolicy
+from ray_workers.policies.retention import RetentionPlan
+from ray_workers.policies.thinning_text import policy_of
 from ray_workers.retiring import plan_retention, retire
 from ray_workers.store.errors import PawlError
 from ray_workers.store.log import RunLog
@@ -24,7 +25,7 @@ def apply_retention(attempt: Attempt) -> tuple[str, ...]:
     request, logger = attempt.request, get_run_logger()
     if request.retention.keeps_everything or attempt.finished is not None:
         return ()
-    policy = RetentionPolicy(**request.retention.model_dump())
+    policy = policy_of(request.retention)
     store = request.target.open().store
     log = RunLog(store, request.run, by=attempt.by, patience_s=60.0)
     plan = plan_retention(store, log.state, policy)

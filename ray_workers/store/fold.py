@@ -213,8 +213,12 @@ def _fork_released(state: RunState, _: Record, body: ForkReleased) -> None:
     state.pins.pop(body.child_run_id, None)
 
 
-def _retire(state: RunState, _: Record, body: Retire) -> None:
+def _retire(state: RunState, record: Record, body: Retire) -> None:
+    live = [name for name in body.versions if (v := state.find(name)) and v.status == "live"]
     _set_status(state, body.versions, {"live": "retired"})
+    for name in live:
+        retired = state.versions[name.number]
+        state.versions[name.number] = replace(retired, retired_slot=record.slot)
 
 
 def _condemn(state: RunState, _: Record, body: Condemn) -> None:

@@ -15,14 +15,17 @@ __all__ = [
     "check_run_name",
     "data_fence",
     "fold_key",
+    "folder_fence",
     "folds_prefix",
     "log_key",
     "log_prefix",
     "manifest_key",
+    "manifests_prefix",
     "new_shard_key",
     "parse_fold_key",
     "parse_log_key",
     "run_prefix",
+    "shards_prefix",
 ]
 
 ROOT_KEY = "pawl.json"
@@ -34,6 +37,7 @@ _FOLD = re.compile(r"(\d{20})-([0-9a-f]{64})\.json")
 _DATA = re.compile(
     r"runs/([^/]+)/(?:manifests/(\d{20})/[0-9a-f]{64}\.json|shards/(\d{20})/[0-9a-f]{32}\.safetensors)"
 )
+_FOLDER = re.compile(r"runs/[^/]+/(?:manifests|shards)/(\d{20})/[^/]+")
 
 
 def check_run_name(run: str) -> str:
@@ -82,6 +86,20 @@ def parse_fold_key(key: str) -> tuple[int, str] | None:
 
 def manifest_key(run: str, fence: int, digest: str) -> str:
     return f"{run_prefix(run)}manifests/{fence:020d}/{digest}.json"
+
+
+def manifests_prefix(run: str) -> str:
+    return f"{run_prefix(run)}manifests/"
+
+
+def shards_prefix(run: str) -> str:
+    return f"{run_prefix(run)}shards/"
+
+
+def folder_fence(key: str) -> int | None:
+    """The fence in whose folder of manifests or shards something lies, whatever its own name; else None."""
+    match = _FOLDER.match(key)
+    return int(match.group(1)) if match else None
 
 
 def new_shard_key(run: str, fence: int) -> str:

@@ -29,7 +29,14 @@ from ray_workers.store.errors import (
     ObjectNotFoundError,
     StoreRefusedError,
 )
-from ray_workers.store.key_syntax import check_folder, check_key, check_prefix, is_key
+from ray_workers.store.key_syntax import (
+    TEMPORARY_PREFIX,
+    check_folder,
+    check_key,
+    check_prefix,
+    is_key,
+)
+from ray_workers.store.leftovers import Leftover
 from ray_workers.store.object_store import ObjectInfo
 
 __all__ = ["LocalFolderStore"]
@@ -126,6 +133,26 @@ class LocalFolderStore:
         with translated("delete", key, self._root), contextlib.suppress(*absent):
             # Not synced: a file that comes back after a power cut is one that nothing refers to.
             path.unlink()
+
+    def leftovers(self, prefix: str) -> Iterator[Leftover]:
+        """Temporary files of writes that were cut off, and `NAME#N` files of other writers, in folders of objects."""
+        folder = self._folder(check_folder(prefix).rstrip("/"))
+        for path in sorted(folder.rglob("*")):
+            staged = path.name.startswith(TEMPORARY_PREFIX) or "#" in path.name
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat(follow_symlinks=False)
+                if staged and stat.S_ISREG(status.st_mode):
+                    key = path.relative_to(self._root).as_posix()
+                    yield Leftover(
+                        key=key, bytes=status.st_size, what="staging file", handle=path.name
+                    )
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        folder, _, name = leftover.key.rpartition("/")
+        if name != leftover.handle or not (name.startswith(TEMPORARY_PREFIX) or "#" in name):
+            raise InvalidInputError(f"{leftover.key!r} is no staging file.", key=leftover.key)
+        with translated("delete", leftover.key, self._root):
+            (self._folder(folder) / name).unlink(missing_ok=True)
 
     def _write(self, path: Path, data: Buffer, write: Callable[[Path, Buffer], None]) -> None:
         self._settle(path.parent)

@@ -53,6 +53,7 @@ class RunLog:
             `OutcomeUnknownError`; None: for ever. The record may still land after that, so whoever catches it must
             neither report "not written" nor delete anything.
         sleep: the pause between tries, in seconds; replaced in tests.
+        raw: fold raw records and no cache, as whoever condemns must.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class RunLog:
         by: Mapping[str, Any],
         patience_s: float | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        raw: bool = False,
     ) -> None:
         self._store = store
         self._run = run
@@ -70,7 +72,7 @@ class RunLog:
         self._patience_s = patience_s
         self._sleep = sleep
         self._reader = LogReader(store, run)
-        self._state = self._reader.fold()
+        self._state = self._reader.fold(use_cache=not raw)
         self._last_cache = self._reader.cache_slot
         self._taken: set[int] = set()
         """Damaged slots that are known to be no holes, or none any more."""

@@ -50,6 +50,8 @@ class VersionState:
     at: str
     status: str = "live"
     """`live`, `retired`, `condemned` or `swept`."""
+    retired_slot: int | None = None
+    """Of the newest Retire that names it; its time, by the store's clock, is when the grace period began."""
     abandoned: bool = False
     passed: tuple[str, ...] = ()
     """Checks passed and still counting; a damaged slot above empties it."""

@@ -27,9 +27,11 @@ from ray_workers.store.errors import (
     StoreRefusedError,
 )
 from ray_workers.store.key_syntax import check_folder, check_key, check_prefix, is_key
+from ray_workers.store.leftovers import Leftover
 from ray_workers.store.object_store import ObjectInfo
 from ray_workers.store.s3_errors import read_reply, translate
-from ray_workers.store.s3_settings import S3Limits, client_settings, endpoint_of
+from ray_workers.store.s3_settings import S3Limits, client_settings, endpoint_of, with_environment
+from ray_workers.store.s3_uploads import S3Uploads
 
 __all__ = ["S3Store"]
 
@@ -71,6 +73,9 @@ class S3Store:
         )
         self._bulk = _connect(
             bucket, prefix, client_settings(credentials, limits, timeout_s=limits.bulk_s)
+        )
+        self._uploads = S3Uploads(
+            bucket, prefix, with_environment(credentials), endpoint_of(credentials)
         )
 
     def __repr__(self) -> str:
@@ -168,6 +173,13 @@ class S3Store:
     def delete(self, key: str) -> None:
         with contextlib.suppress(ObjectNotFoundError), self._translated("delete", check_key(key)):
             obstore.delete(self._quick, key)
+
+    def leftovers(self, prefix: str) -> Iterator[Leftover]:
+        """Multipart uploads that were not finished, those under way included."""
+        return self._uploads.leftovers(prefix)
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        self._uploads.remove_leftover(leftover)
 
     def _client(self, size: int) -> obstore.store.S3Store:
         return self._quick if size <= _QUICK_BYTES else self._bulk

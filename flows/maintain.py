@@ -1,0 +1,37 @@
+"""The maintenance flow: schedule it, and storage stays as small as the retention allows."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from ray_workers.config import Retention
+from tasks.maintenance import carry_out, plan_runs, publish_plan
+
+__all__ = ["maintain"]
+
+
+@flow(name="pawl-maintain", validate_parameters=True)
+def maintain(
+    storage: str | None = None,
+    runs: list[str] | None = None,
+    retention: Retention = Retention(),
+    grace: str = "24h",
+    dry_run: bool = False,
+) -> State[None]:
+    """Publish what would be retired and deleted, and then do it.
+
+    Args:
+        storage: Folder or s3://bucket/prefix. Empty: PAWL_STORAGE, else ./pawl-store.
+        runs: Names of the runs. Empty: every run of the storage.
+        retention: Which versions to keep. Nothing set: retire nothing, only sweep.
+        grace: How long a version stays retired before its bytes may go: 36h, 7d.
+        dry_run: Only publish the plan.
+    """
+    plans = plan_runs(storage, runs, retention, grace)
+    publish_plan(plans)
+    if dry_run:
+        return Completed(message=f"Planned: {plans.headline}. Nothing was changed")
+    done = carry_out(storage, plans)
+    return Failed(message=done.message) if done.failed else Completed(message=done.message)
