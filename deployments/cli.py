@@ -32,6 +32,7 @@ _COMMANDS = {
     "up": "deployments.stack_command:up_command",
     "down": "deployments.stack_command:down_command",
     "gc": "deployments.gc_command:gc_command",
+    "repair": "deployments.repair_command:repair_command",
     "delete": "deployments.gc_command:delete_command",
     "tag": "deployments.tag_commands:tag_command",
     "untag": "deployments.tag_commands:untag_command",

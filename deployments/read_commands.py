@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -18,8 +19,10 @@ from deployments.cli_options import (
 from deployments.progress_line import end_progress, tell_progress
 from deployments.read_texts import audit_text, entry_text, runs_text, versions_text
 from ray_workers.store import keys
+from ray_workers.store.attempts import run_names
 from ray_workers.store.audit import audit_run
 from ray_workers.store.catalog import VersionCatalog, version_rows
+from ray_workers.store.errors import DamageError, InvalidInputError, MissingError
 from ray_workers.store.opening import open_root
 from ray_workers.store.run_listing import list_runs
 from ray_workers.store.run_state import VersionState
@@ -85,16 +88,24 @@ def show_command(reference: str, *, storage: str, as_json: bool, metric: str, mo
 
 
 @click.command("verify")
-@click.argument("reference", metavar="RUN[@N]")
+@click.argument("reference", metavar="RUN[@N]", required=False)
+@click.option("--all", "every", is_flag=True, help="Every run of the store.")
 @storage_option
 @json_option
 @metric_option
 @mode_option
-def verify_command(reference: str, *, storage: str, as_json: bool, metric: str, mode: str) -> None:
+def verify_command(
+    reference: str | None, *, every: bool, storage: str, as_json: bool, metric: str, mode: str
+) -> None:
     """Read everything of RUN back and compare every digest; with @N the objects of that version alone.
 
     The log's records and fold caches are always read. Nothing is written. Ends with 1 when anything is damaged.
     """
+    if (reference is None) == (not every):
+        raise InvalidInputError("Name one run, or give --all.")
+    if reference is None:
+        _verify_all(storage, as_json=as_json)
+        return
     run = parse_reference(reference)[0] if "@" in reference else keys.check_run_name(reference)
     chosen: Sequence[VersionState] | None = None
     if "@" in reference:
@@ -109,4 +120,24 @@ def verify_command(reference: str, *, storage: str, as_json: bool, metric: str, 
     else:
         click.echo(audit_text(report))
     if not report.good:
+        raise SystemExit(_DAMAGED)
+
+
+def _verify_all(storage: str, *, as_json: bool) -> None:
+    """One run that cannot be read does not hide the others."""
+    store = open_root(storage, create=False).store
+    answers: list[dict[str, Any]] = []
+    for run in run_names(store):
+        try:
+            report = audit_run(store, run, tell=tell_progress)
+            answer, text = report.to_json(), audit_text(report)
+        except (DamageError, MissingError, InvalidInputError) as error:
+            answer, text = {"run": run, "good": False, "problem": error.message}, error.message
+        end_progress()
+        answers.append(answer)
+        if not as_json:
+            click.echo(text)
+    if as_json:
+        print_json(answers)
+    if not all(answer["good"] for answer in answers):
         raise SystemExit(_DAMAGED)

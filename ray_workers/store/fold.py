@@ -158,12 +158,15 @@ def _commit(state: RunState, record: Record, body: Commit) -> None:
         state.attempts[body.fence] = replace(attempt, last_commit=body.number, last_step=body.step)
 
 
-def _verdict(state: RunState, _: Record, body: Verdict) -> None:
+def _verdict(state: RunState, record: Record, body: Verdict) -> None:
     for name in body.versions:
         state.highest_number = max(state.highest_number, name.number)
         version = state.find(name)
         if version is not None:
-            state.versions[name.number] = _judged(version, body)
+            judged = _judged(version, body)
+            if body.check in ("verified", "bytes"):
+                judged = replace(judged, verified_slot=record.slot)
+            state.versions[name.number] = judged
 
 
 def _judged(version: VersionState, body: Verdict) -> VersionState:

@@ -87,6 +87,10 @@ class RunLog:
         self._reader.advance(self._state)
         return self._state
 
+    def fill_holes(self) -> None:
+        """Occupy every slot that was lost, so that nothing can appear there later."""
+        self._fill_holes_below(self.refresh().slot + 1)
+
     def append(self, decide: Callable[[RunState], Body | None]) -> Record | None:
         """Append what `decide` makes of the newest state; called again whenever another record came first.
 

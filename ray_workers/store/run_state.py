@@ -27,7 +27,7 @@ __all__ = [
     "rung_at_least",
 ]
 
-FOLD_VERSION = 3
+FOLD_VERSION = 4
 """Raised whenever the meaning of any record or of this state changes; a cache of another value is ignored."""
 
 RUNGS = ("committed", "verified", "sound", "restorable")
@@ -58,6 +58,8 @@ class VersionState:
     quarantine: str | None = None
     """The reason, once any check failed."""
     bad_bytes: bool = False
+    verified_slot: int | None = None
+    """Of the newest verdict on its bytes, good or bad."""
     norm: float | None = None
     """L2 norm of all parameters, as the check `sound` found it."""
     update_rate: float | None = None

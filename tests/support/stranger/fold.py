@@ -123,7 +123,7 @@ def is_witness(data: bytes, state: State, slot: int, head: str) -> bool:
     try:
         cache = json.loads(data)
         named = (cache["fold_version"], cache["slot"], cache["head"], cache["state"]["run_id"])
-        return seal_holds(cache) and named == (3, slot, head, state.run_id)
+        return seal_holds(cache) and named == (4, slot, head, state.run_id)
     except (ValueError, KeyError, TypeError):
         return False
 
