@@ -28,7 +28,7 @@ SMALL = {"epochs": 3, "batch_size": 64, "step_delay": 0.15}
 """42 steps of two workers; slow enough to be killed in the middle."""
 
 
-def wait_until(true: Callable[[], Any], timeout_s: float = 120.0, what: str = "") -> Any:
+def wait_until(true: Callable[[], Any], timeout_s: float = 300.0, what: str = "") -> Any:
     """Poll until `true()` is, and return it; fail with `what` after the time limit."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -96,7 +96,7 @@ class PawlProcess:
             process.send_signal(signal.SIGKILL)
         self.process.wait(10)
 
-    def wait(self, timeout_s: float = 240.0) -> int:
+    def wait(self, timeout_s: float = 500.0) -> int:
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
