@@ -9,9 +9,8 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from ray_workers.messages import ShardReport, StagedShard
@@ -68,11 +67,8 @@ class Uploader:
             StoreRefusedError: the store needs a person (full disk, no permission); trying again would not help.
         """
         started = time.monotonic()
-        with (
-            _mapped(Path(staged.path), staged.bytes) as shard,
-            # Inside, so that nothing reads the memory any more when it is unmapped.
-            ThreadPoolExecutor(1, "pawl-digest") as digesting,
-        ):
+        shard = _mapped(Path(staged.path), staged.bytes)
+        with ThreadPoolExecutor(1, "pawl-digest") as digesting:
             digest = digesting.submit(digest_of, shard)
             key = self._put(shard, fence)
         entry = ShardEntry(rank=staged.rank, key=key, bytes=staged.bytes, digest=digest.result())
@@ -99,12 +95,11 @@ class Uploader:
         raise UploadFailedError("No try was allowed: upload_tries must be at least 1.")
 
 
-@contextmanager
-def _mapped(path: Path, length: int) -> Iterator[memoryview]:
+def _mapped(path: Path, length: int) -> memoryview:
+    """The file's bytes. They stay mapped as long as anybody holds the view: a client's error may, and closing would raise."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         mapping = mmap.mmap(descriptor, length, access=mmap.ACCESS_READ)
     finally:
         os.close(descriptor)
-    with mapping, memoryview(mapping) as view:
-        yield view
+    return memoryview(mapping)

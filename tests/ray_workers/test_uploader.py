@@ -2,7 +2,7 @@ import pytest
 
 from ray_workers.messages import RankState, StagedShard
 from ray_workers.store.checksum import digest_of
-from ray_workers.store.errors import StoreRefusedError, UploadFailedError
+from ray_workers.store.errors import StoreRefusedError, StoreUnavailableError, UploadFailedError
 from ray_workers.store.keys import DataKey, data_fence
 from ray_workers.store.manifest import Progress
 from ray_workers.store.memory import MemoryStore
@@ -67,6 +67,18 @@ def test_what_needs_a_person_is_not_tried_again(tmp_path):
     with pytest.raises(StoreRefusedError, match="No space left"):
         uploader(store).upload(staged(tmp_path), 9)
     assert store.puts == 1
+
+
+def test_a_client_whose_error_still_holds_the_bytes_hides_no_reason(tmp_path):
+    """As a client does whose answer never came: the view lives in the frames of its exception."""
+
+    class Holding(MemoryStore):
+        def put(self, key, data):
+            part = memoryview(data)[:4]
+            raise StoreUnavailableError(f"No answer for {key}.", part=part)
+
+    with pytest.raises(UploadFailedError, match="No answer"):
+        uploader(Holding(), tries=2).upload(staged(tmp_path), 9)
 
 
 def test_no_tries_at_all_is_an_error_and_not_a_success(tmp_path):

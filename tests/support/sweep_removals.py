@@ -14,7 +14,7 @@ from ray_workers.store.bodies import Condemn, ForkPin, ResumeChosen, Verdict, Ve
 from ray_workers.store.commit import CommittedVersion, put_with_retries
 from ray_workers.store.errors import DamageError, ObjectNotFoundError, PawlError
 from ray_workers.store.log import RunLog
-from ray_workers.store.log_reader import DAMAGED, LogReader, Slot
+from ray_workers.store.log_slots import DAMAGED, LogSlots, Slot
 from ray_workers.store.manifest import Manifest
 from ray_workers.store.memory import MemoryStore
 from ray_workers.store.object_store import ObjectStore
@@ -101,16 +101,16 @@ def shards_at_first_sight(patch: MonkeyPatch) -> None:
 def damage_at_first_sight(patch: MonkeyPatch) -> None:
     """A record that is read badly once counts as damaged."""
 
-    def read(self: LogReader, slot: int) -> Slot:
-        key = keys.log_key(self._run, slot)
+    def read(self: LogSlots, number: int) -> Slot:
+        key = keys.log_key(self._run, number)
         try:
-            return Record.from_bytes(self._store.get(key), key=key, slot=slot)
+            return Record.from_bytes(self._store.get(key), key=key, slot=number)
         except ObjectNotFoundError:
             return None
         except DamageError:
             return DAMAGED
 
-    patch.setattr(LogReader, "read", read)
+    patch.setattr(LogSlots, "read", read)
 
 
 # --- commit and resume -----------------------------------------------------------------------------------------
