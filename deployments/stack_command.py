@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from deployments.ceph import missing_commands
-from deployments.stack import LocalStack
+
+if TYPE_CHECKING:
+    from deployments.stack import LocalStack
 
 __all__ = ["down_command", "up_command"]
 
@@ -47,6 +50,8 @@ def down_command() -> None:
 
 
 def _stack(*, port: int, with_s3: bool) -> LocalStack:
+    from deployments.stack import LocalStack  # noqa: PLC0415 - Prefect takes seconds, and `pawl --help` must not
+
     project = Path.cwd()
     return LocalStack(
         project=project,

@@ -40,8 +40,11 @@ def test_events_asset_progress_and_final_state_tell_the_run(
         found = ask(
             prefect_server,
             "/events/filter",
-            filter={"any_resource": {"id": [f"prefect.flow-run.{flow_run['id']}"]}},
-            limit=200,
+            filter={
+                "any_resource": {"id": [f"prefect.flow-run.{flow_run['id']}"]},
+                "event": {"prefix": ["pawl.", "prefect.asset."]},
+            },
+            limit=50,
         )["events"]
         return found if {e["event"] for e in found} >= EXPECTED else None
 

@@ -1,6 +1,7 @@
 import copy
 import json
 from typing import Any
+from unittest import mock
 
 import pytest
 import safetensors.torch
@@ -19,6 +20,7 @@ from ray_workers.store.errors import (
     VersionGoneError,
 )
 from ray_workers.store.memory import MemoryStore
+from ray_workers.store.opening import StorageTarget
 from ray_workers.store.run_state import VersionState
 from ray_workers.training_state import TrainingParts, capture
 from tests.support.factories import MadeUpRun, flip_byte, folder_store
@@ -165,13 +167,10 @@ def test_what_was_given_up_is_not_opened(tmp_path):
 
 
 def _open_with(run, state):
-    from unittest import mock  # noqa: PLC0415 - one use
-
     with (
         mock.patch("ray_workers.loading.read_run", return_value=run.log.state),
-        mock.patch("ray_workers.loading.StorageTarget") as target,
+        mock.patch.object(StorageTarget, "open", return_value=mock.Mock(store=run.store)),
     ):
-        target.return_value.open.return_value.store = run.store
         return open_version(f"run@{state.number}", "memory://given-up")
 
 

@@ -262,6 +262,8 @@ def test_a_fork_of_what_is_bad_or_given_up_creates_nothing(run, store):
 def test_a_reference_is_parsed_or_refused():
     assert ResumeSpec.parse("auto") == ResumeSpec(mode="auto")
     assert ResumeSpec.parse("run@latest") == ResumeSpec(mode="version", run="run", version="latest")
+    named = ResumeSpec.parse("run@newest")  # a tag, as far as the text tells
+    assert (named.run, named.version) == ("run", "newest")
     for text in (
         "",
         "Auto",
@@ -269,9 +271,8 @@ def test_a_reference_is_parsed_or_refused():
         "run@",
         "@3",
         "run@-1",
-        "run@newest",
         "RUN@1",
-        f"{uuid.uuid4()}@x",
+        f"{uuid.uuid4()}@",
     ):
         with pytest.raises(InvalidInputError):
             ResumeSpec.parse(text)

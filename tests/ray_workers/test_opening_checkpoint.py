@@ -98,7 +98,8 @@ def test_a_version_that_was_given_up_says_so(run, url):
     ("reference", "error"),
     [
         ("run", InvalidInputError),
-        ("run@x", InvalidInputError),
+        ("run@", InvalidInputError),
+        ("run@x", VersionNotFoundError),
         ("run@9", VersionNotFoundError),
         ("other@1", RunNotFoundError),
     ],

@@ -6,6 +6,8 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest import mock
 
 import pytest
 
@@ -35,8 +37,15 @@ def _quiet_root() -> Iterator[None]:
     root.setLevel(level)
 
 
-def logs(taken: Taken, per_second: float = 1000) -> RankLogs:
-    return RankLogs(3, taken.extend, per_second=per_second)
+@contextmanager
+def logs(taken: Taken, per_second: float = 1000) -> Iterator[None]:
+    """What Prefect or Ray hung on these loggers, if an earlier test imported them, is not what is tested here."""
+    shared = [logging.getLogger(name) for name in ("", "ray", "ray.train")]
+    with ExitStack() as alone:
+        for logger in shared:
+            alone.enter_context(mock.patch.object(logger, "handlers", []))
+        with RankLogs(3, taken.extend, per_second=per_second):
+            yield
 
 
 def test_prints_records_and_writes_arrive_with_rank_and_level(
