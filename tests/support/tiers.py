@@ -13,10 +13,13 @@ from collections.abc import Container
 
 import pytest
 
-__all__ = ["SERVER_TIERS", "TierCheck", "required_tiers"]
+__all__ = ["SERVER_TIERS", "TIER_MISSING", "TierCheck", "required_tiers"]
 
 SERVER_TIERS = ("s3", "ray", "prefect")
 TIERS = ("unit", *SERVER_TIERS)
+TIER_MISSING = 8
+"""Exit status of a session whose tests ran while a required tier did not: unlike a failed test, no second look mends it."""
+
 _RAN_TO_THE_END = (
     pytest.ExitCode.OK,
     pytest.ExitCode.TESTS_FAILED,
@@ -62,7 +65,7 @@ class TierCheck:
         for tier in TIERS:
             if tier in self._required and (gap := self._gap(tier)):
                 session.config.hook.pytest_runtest_logreport(report=_failure(tier, gap))
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+                session.exitstatus = TIER_MISSING
 
     def _gap(self, tier: str) -> str | None:
         if not self._passed[tier]:
