@@ -73,7 +73,7 @@ test-all: setup setup-s3 setup-prometheus ## Run every test, the full matrices a
 
 .PHONY: test-faults
 test-faults: setup setup-s3 ## Play the whole fault sweep on memory, folder and Ceph; writes its tables into docs/reliability.md
-	$(BIN)/python -m tests.support.fault_campaign --report docs/reliability.md
+	$(BIN)/python -m tests.support.fault_campaign --journal build/faults.jsonl --report docs/reliability.md
 
 # BENCH="--mib 2048 --targets local sink ceph" measures another state or more servers; `-h` lists the options.
 BENCH ?=

@@ -50,7 +50,14 @@ class Campaign:
     longest: int
     protocols: int
     faults: int
+    commit: str = ""
     seconds: float = 0.0
+    """Of one processor."""
+    parts: int = 0
+    played: int = 0
+    """Of the parts; fewer when the campaign was given too little time."""
+    wanted: dict[str, int] = field(default_factory=dict)
+    """Histories that the whole campaign has, by backend."""
     cases: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict)
     crash_points: Counter[str] = field(default_factory=Counter)
     histories: dict[str, int] = field(default_factory=dict)
@@ -67,8 +74,14 @@ class Campaign:
         self.crash_points[backend] += crash_points
 
     @property
+    def failed(self) -> bool:
+        """Something broke, or a guard was removed and nobody noticed."""
+        return bool(self.broken) or any(c.histories is None for c in self.controls.values())
+
+    @property
     def good(self) -> bool:
-        return not self.broken and all(c.histories is not None for c in self.controls.values())
+        """All of it was played, and nothing broke."""
+        return not self.failed and self.played == self.parts
 
     def lines(self) -> Iterable[str]:
         """The counts, for a person at a terminal."""
@@ -78,14 +91,20 @@ class Campaign:
             yield f"crash points on {backend:8}{self.crash_points[backend]:,}"
             yield f"cases on {backend:15}{self.cases[backend].total():,}"
         for backend, count in self.histories.items():
-            yield f"histories on {backend:11}{count:,}"
+            wanted = self.wanted.get(backend, count)
+            rest = "" if wanted == count else f" of {wanted:,}: the rest was not played"
+            yield f"histories on {backend:11}{count:,}{rest}"
         yield f"storage calls in them   {self.calls:,}"
         yield f"invariants              {len(Invariant)}"
         yield f"invariant violations    {len(self.broken)}"
         red = sum(c.histories is not None for c in self.controls.values())
         yield f"guards removed          {len(self.controls)}, of which {red} turned the sweep red"
         yield from (f"  NOT RED: {c.guard}" for c in self.controls.values() if c.histories is None)
-        yield f"seconds                 {self.seconds:.0f}"
+        if self.played != self.parts:
+            yield f"NOT ALL WAS PLAYED      {self.played} of {self.parts} parts"
+        yield f"processor seconds       {self.seconds:,.0f}"
+        if self.commit:
+            yield f"played at commit        {self.commit}"
 
 
 def write_report(page: Path, campaign: Campaign) -> None:
