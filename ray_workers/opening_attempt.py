@@ -6,11 +6,17 @@ refused.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ray_workers.forking import (
+    PinnedFork,
+    check_usable,
+    origin_of,
+    pin_origin,
+    release_if_beaten,
+)
 from ray_workers.resume import ResumeSpec
 from ray_workers.store.attempts import (
     create_run,
@@ -19,16 +25,14 @@ from ray_workers.store.attempts import (
     roll_back,
     start_attempt,
 )
-from ray_workers.store.bodies import ForkPin, RunOrigin
 from ray_workers.store.errors import (
     InvalidInputError,
     RunBusyError,
     RunNotFoundError,
-    VersionNotFoundError,
 )
 from ray_workers.store.log import RunLog
 from ray_workers.store.object_store import ObjectStore
-from ray_workers.store.run_state import AttemptState, RunState, VersionState
+from ray_workers.store.run_state import AttemptState, RunState
 from ray_workers.store.versions import best_version, find_version
 
 __all__ = ["Applicant", "open_attempt"]
@@ -60,8 +64,16 @@ def open_attempt(
     def allow(state: RunState) -> None:
         _refuse_if_busy(state, applicant)
 
-    origin, run_id = _origin_for(store, run, spec, applicant)
-    log = create_run(store, run, by=applicant.by, origin=origin, run_id=run_id)
+    fork = _fork(store, run, spec, applicant)
+    log = create_run(
+        store, run, by=applicant.by,
+        origin=None if fork is None else fork.origin,
+        run_id=None if fork is None else fork.child_run_id,
+    )  # fmt: skip
+    if fork is not None:
+        # Somebody may have been quicker: then this attempt goes on with their run, if it is the same fork.
+        release_if_beaten(store, fork, log.state, applicant.by)
+        _check_same_fork(store, log.state, fork.origin.run)
     allow(log.refresh())
     _go_back(store, log, spec, applicant)
     fence = start_attempt(
@@ -101,18 +113,18 @@ def _go_back(store: ObjectStore, log: RunLog, spec: ResumeSpec, applicant: Appli
         roll_back(log, None)
     elif spec.mode == "version" and spec.run == state.run and spec.version is not None:
         version = find_version(state, spec.version, best=best_version(store, state.run))
-        _check_usable(state.run, version)
+        check_usable(state.run, version)
         newer = any(v.number > version.number and not v.abandoned for v in state.versions.values())
         if newer or version.abandoned:
             roll_back(log, version.name)
 
 
-def _origin_for(
+def _fork(
     store: ObjectStore, run: str, spec: ResumeSpec, applicant: Applicant
-) -> tuple[RunOrigin | None, str | None]:
-    """For a fork that does not exist yet: pin the origin's version, then name it; else nothing."""
+) -> PinnedFork | None:
+    """For a fork that does not exist yet: pin the origin's version; else check what is asked for, and None."""
     if spec.mode != "version" or spec.run is None or spec.version is None:
-        return None, None
+        return None
     existing = _existing(store, run)
     if spec.run == run:
         if existing is None:
@@ -120,19 +132,11 @@ def _origin_for(
                 f"There is no run {run!r} to resume version {spec.version!r} of."
             )
         find_version(existing, spec.version, best=best_version(store, run))
-        return None, None
+        return None
     if existing is not None:
-        _check_same_fork(existing, spec)
-        return None, None
-    origin_log = RunLog(store, spec.run, by=applicant.by, patience_s=120.0)
-    state = origin_log.state
-    if not state.exists:
-        raise RunNotFoundError(f"There is no run {spec.run!r} at {store.url} to fork from.")
-    version = find_version(state, spec.version, best=best_version(store, spec.run))
-    _check_usable(spec.run, version)
-    child_id = uuid.uuid4().hex
-    origin_log.append(lambda _: ForkPin(child=run, child_run_id=child_id, version=version.name))
-    return RunOrigin(run=spec.run, run_id=str(state.run_id), version=version.name), child_id
+        _check_same_fork(store, existing, spec.run)
+        return None
+    return pin_origin(store, run, run=spec.run, version=spec.version, by=applicant.by)
 
 
 def _existing(store: ObjectStore, run: str) -> RunState | None:
@@ -143,21 +147,10 @@ def _existing(store: ObjectStore, run: str) -> RunState | None:
     return state if state.exists else None
 
 
-def _check_same_fork(existing: RunState, spec: ResumeSpec) -> None:
-    origin = existing.origin
-    if origin is None or origin.run != spec.run:
+def _check_same_fork(store: ObjectStore, existing: RunState, wanted: str) -> None:
+    origin = origin_of(store, existing)
+    if origin is None or origin.run != wanted:
         raise InvalidInputError(
-            f"Run {existing.run!r} exists and was not forked from run {spec.run!r}: choose another run name for the fork, "
+            f"Run {existing.run!r} exists and was not forked from run {wanted!r}: choose another run name for the fork, "
             f"or resume {existing.run!r} itself."
-        )
-
-
-def _check_usable(run: str, version: VersionState) -> None:
-    if version.quarantine is not None:
-        raise VersionNotFoundError(
-            f"Version {version.number} of run {run!r} is quarantined ({version.quarantine}); choose another."
-        )
-    if not version.readable:
-        raise VersionNotFoundError(
-            f"Version {version.number} of run {run!r} is {version.status}: its bytes are not kept any more."
         )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ray_workers.forking import origin_of
 from ray_workers.messages import ResumePoint
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.store import keys
@@ -166,7 +167,7 @@ def _from_origin(
     store: ObjectStore, log: RunLog, fence: int, required: str, passed_over: dict[int, PassedOver]
 ) -> ResumeChoice:
     """No version of its own: a fork starts from its origin, any other run from nothing."""
-    origin = log.state.origin
+    origin = origin_of(store, log.state)
     listed = _listed(passed_over)
     version = None if origin is None else origin.version
     log.append(

@@ -5,10 +5,13 @@ import uuid
 import pytest
 
 from ray_workers import opening_attempt
-from ray_workers.opening_attempt import Applicant, open_attempt
 from ray_workers.resume import ResumeSpec
-from ray_workers.store.attempts import end_attempt, read_run, run_names, start_attempt, this_process
-from ray_workers.store.bodies import Condemn, Retire
+from ray_workers.store.attempts import (
+    read_run,
+    run_names,
+    start_attempt,
+    this_process,
+)
 from ray_workers.store.errors import (
     FenceLostError,
     InvalidInputError,
@@ -16,11 +19,9 @@ from ray_workers.store.errors import (
     RunNotFoundError,
     VersionNotFoundError,
 )
-from ray_workers.store.log import RunLog
 from ray_workers.store.memory import MemoryStore
+from tests.support.applicants import ELSEWHERE, open_as
 from tests.support.factories import MadeUpRun
-
-ELSEWHERE = {"host": "another-host", "pid": 1, "boot": "b", "started": 1}
 
 
 @pytest.fixture
@@ -37,22 +38,6 @@ def run(store):
         made.commit(step)
     made.end()
     return made
-
-
-def open_as(store, flow, *, run="run", resume="auto", **knows):
-    applicant = Applicant(
-        flow_run_id=flow,
-        run_count=knows.get("count", 1),
-        by=knows.get("by") or this_process(),
-        takeover=knows.get("takeover", False),
-        still_running=lambda _: knows.get("running"),
-    )
-    log, fence = open_attempt(store, run, ResumeSpec.parse(resume), applicant)
-    return log.state, fence
-
-
-def pins(store, run="run"):
-    return [(pin.child, pin.version) for pin in read_run(store, run).pins.values()]
 
 
 def abandoned(state):
@@ -202,61 +187,6 @@ def test_a_run_that_is_not_there_cannot_be_gone_back_to(store):
     with pytest.raises(RunNotFoundError, match="no run 'run'"):
         open_as(store, "flow", resume="run@1")
     assert run_names(store) == []
-
-
-# --- forks -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_fork_pins_its_origin_and_names_it(run, store):
-    state, _ = open_as(store, "flow", run="child", resume="run@2")
-    assert state.origin is not None
-    assert (state.origin.run, state.origin.version) == ("run", run.version(2).name)
-    assert state.origin.run_id == run.log.state.run_id
-    assert pins(store) == [("child", 2)]
-    assert state.run_id in read_run(store, "run").pins
-    assert read_run(store, "run").protected()[2] == "fork child starts from it"
-    assert abandoned(read_run(store, "run")) == []
-
-
-def test_a_retry_and_a_later_flow_run_fork_no_second_time(run, store):
-    first, _ = open_as(store, "flow", run="child", resume="run@2")
-    again, fence = open_as(store, "flow", run="child", resume="run@2", count=2)
-    end_attempt(RunLog(store, "child", by=this_process()), fence, "failed")
-    later, _ = open_as(store, "other flow", run="child", resume="run@3")
-    assert first.run_id == again.run_id == later.run_id
-    assert pins(store) == [("child", 2)]
-
-
-def test_a_fork_under_the_name_of_another_run_is_refused(run, store):
-    open_as(store, "flow", run="other")
-    with pytest.raises(InvalidInputError, match="'other' exists and was not forked from run 'run'"):
-        open_as(store, "flow 2", run="other", resume="run@2")
-    assert pins(store) == []
-
-
-@pytest.mark.parametrize(
-    ("resume", "error"),
-    [("nowhere@1", RunNotFoundError), ("run@9", VersionNotFoundError)],
-)
-def test_a_fork_of_what_is_not_there_creates_nothing(run, store, resume, error):
-    with pytest.raises(error):
-        open_as(store, "flow", run="child", resume=resume)
-    assert run_names(store) == ["run"]
-    assert pins(store) == []
-
-
-def test_a_fork_of_what_is_bad_or_given_up_creates_nothing(run, store):
-    run.judge(3, reason="NaN")
-    run.start()
-    run.commit(40)
-    run.judge(2, 4, check="sound")
-    names = (run.version(1).name,)
-    run.append(Retire(versions=names))
-    run.append(Condemn(versions=names))
-    for reference, why in (("run@3", "quarantined"), ("run@1", "not kept any more")):
-        with pytest.raises(VersionNotFoundError, match=why):
-            open_as(store, "flow", run="child", resume=reference)
-    assert run_names(store) == ["run"]
 
 
 def test_a_reference_is_parsed_or_refused():
