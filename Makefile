@@ -44,6 +44,12 @@ setup-s3: ## Install the Ceph gateway that the S3 tests talk to (Debian packages
 setup-prometheus: ## Install the Prometheus that answers the dashboard's queries in a test (Debian package; needs root)
 	@tests/support/install_prometheus.sh
 
+.PHONY: setup-browser
+setup-browser: setup ## Install what the browser tests need: Chromium (Debian package; needs root), Playwright in .browser/
+	@tests/support/install_browser.sh
+	@$(BIN)/python -c 'import sys; sys.path.append(".browser"); import playwright' 2>/dev/null || \
+	    $(BIN)/pip install --quiet --disable-pip-version-check --target .browser --requirement tests/browser/requirements.txt
+
 .PHONY: train
 train: setup ## Train the digits loop here with everything embedded; storage is ./pawl-store
 	env -u PREFECT_API_URL -u PREFECT_API_KEY -u PREFECT_PROFILE PREFECT_HOME=$(CURDIR)/.pawl/prefect \
@@ -85,6 +91,14 @@ bench: setup ## Measure stalls, uploads and restores beside the rivals, write do
 .PHONY: test-prefect
 test-prefect: setup setup-s3 ## Play Pawl under real Prefect and Ray: server, workers, clusters, nodes in network namespaces (root, iproute2)
 	$(BIN)/pytest tests/integration -m 'prefect and not benchmark'
+
+.PHONY: test-browser
+test-browser: setup setup-browser ## Click through both of Prefect's UIs with a real browser
+	$(BIN)/pytest tests/browser -m 'prefect'
+
+.PHONY: screenshots
+screenshots: setup setup-browser ## Make the pictures in docs/screenshots anew, of a run that was killed and damaged
+	PAWL_SCREENSHOTS=docs/screenshots $(BIN)/pytest tests/browser/test_lineage_page.py -m 'prefect'
 
 .PHONY: ways-back
 ways-back: setup setup-s3 ## Make every failure, come back, and write what it cost into docs/reliability.md

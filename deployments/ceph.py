@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from deployments.ceph_config import ceph_conf
 
-__all__ = ["CephError", "CephGateway", "S3Access", "missing_commands"]
+__all__ = ["CephError", "CephGateway", "GatewayWish", "S3Access", "missing_commands"]
 
 _COMMANDS = (
     "ceph",
@@ -91,35 +91,79 @@ class S3Access:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayWish:
+    """What a kept cluster is made with; what is None is chosen then."""
+
+    host: str | None = None
+    port: int | None = None
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+
+    def noted(self) -> dict[str, Any]:
+        gateway, monitor = _free_ports()
+        return {
+            "host": self.host or "127.0.0.1",
+            "ports": [self.port or gateway, monitor],
+            "access": self.access_key or "pawl",
+            "secret": self.secret_key or uuid.uuid4().hex,
+        }
+
+    def differs_from(self, known: Mapping[str, Any]) -> str | None:
+        """The first thing that is wished for and was made otherwise; no secret is repeated."""
+        made = {
+            "host": (self.host, known["host"]),
+            "port": (self.port, known["ports"][0]),
+            "access key": (self.access_key, known["access"]),
+            "secret key": (self.secret_key, known["secret"]),
+        }
+        return next((n for n, (want, have) in made.items() if want not in {None, have}), None)
+
+
 class CephGateway:
     """One running cluster in one folder.
 
     Args:
         folder: holds everything; made if need be.
         ports: of the gateway and of the monitor.
+        host: the address that the gateway listens on; the monitor stays on loopback.
     """
 
-    def __init__(self, folder: Path, ports: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, folder: Path, ports: tuple[int, int] | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self._folder = folder
+        self._host = host
         self._gateway_port, self._monitor_port = ports or _free_ports()
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     @classmethod
     @contextmanager
-    def kept(cls, folder: Path) -> Iterator[S3Access]:
-        """The cluster whose data is in `folder`, made there the first time; its daemons end with the context."""
+    def kept(cls, folder: Path, wish: GatewayWish | None = None) -> Iterator[S3Access]:
+        """The cluster whose data is in `folder`, made there the first time; its daemons end with the context.
+
+        What is wished counts when the cluster is made, and must be the same ever after.
+
+        Raises:
+            CephError: it was made with other keys or another address, or does not start.
+        """
+        wish = wish or GatewayWish()
         notes = folder / "gateway.json"
         new = not notes.exists()
         if new:
             shutil.rmtree(folder, ignore_errors=True)  # a start that was cut off half-way
             folder.mkdir(parents=True, mode=0o700)
-            known: dict[str, Any] = {"ports": _free_ports(), "secret": uuid.uuid4().hex}
+            known = wish.noted()
         else:
-            known = json.loads(notes.read_text())
+            known = {"host": "127.0.0.1", "access": "pawl", **json.loads(notes.read_text())}
+            if differ := wish.differs_from(known):
+                raise CephError(f"The S3 server in {folder} was made with another {differ}.")
         gateway, monitor = known["ports"]
-        cluster = cls(folder, (gateway, monitor))
+        cluster = cls(folder, (gateway, monitor), known["host"])
         access = S3Access(
-            endpoint=f"http://127.0.0.1:{gateway}", access_key="pawl", secret_key=known["secret"]
+            endpoint=f"http://127.0.0.1:{gateway}",
+            access_key=known["access"],
+            secret_key=known["secret"],
         )
         try:
             if new:
@@ -168,8 +212,9 @@ class CephGateway:
         for name in ("mon", "osd", "log"):
             (self._folder / name).mkdir()
         conf = ceph_conf(
-            self._folder, fsid=fsid, monitor=self._monitor_port, gateway=self._gateway_port
-        )
+            self._folder, fsid=fsid, monitor=self._monitor_port, gateway=self._gateway_port,
+            host=self._host,
+        )  # fmt: skip
         (self._folder / "ceph.conf").write_text(conf)
         keyring, monmap = str(self._folder / "keyring"), str(self._folder / "monmap")
         for number, name in enumerate(("mon.", "osd.0", "client.admin", "client.rgw")):

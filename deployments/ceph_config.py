@@ -57,7 +57,7 @@ bluestore block create = true
 osd memory target = 939524096
 
 [client.rgw]
-rgw frontends = beast endpoint=127.0.0.1:{gateway}
+rgw frontends = beast endpoint={host}:{gateway}
 rgw dns name =
 rgw thread pool size = 64
 # deleted multipart data stays for two hours otherwise, and a full OSD blocks without a word
@@ -67,6 +67,8 @@ rgw gc processor max time = 5
 """
 
 
-def ceph_conf(folder: Path, *, fsid: str, monitor: int, gateway: int) -> str:
-    """The text of `ceph.conf` for a cluster that lives in `folder` and listens on these two ports."""
-    return _CONF.format(folder=folder, fsid=fsid, monitor=monitor, gateway=gateway)
+def ceph_conf(
+    folder: Path, *, fsid: str, monitor: int, gateway: int, host: str = "127.0.0.1"
+) -> str:
+    """The text of `ceph.conf` for a cluster that lives in `folder`: two ports, the gateway's on the address `host`."""
+    return _CONF.format(folder=folder, fsid=fsid, monitor=monitor, gateway=gateway, host=host)

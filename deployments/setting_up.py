@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import click
@@ -30,14 +30,22 @@ from ray_workers.store.errors import InvalidInputError, StoreUnavailableError
 from ray_workers.store.opening import normalise_url
 from tasks.blocks import DEFAULT_STORAGE, PawlCluster, PawlStorage
 
-__all__ = ["set_up"]
+__all__ = ["BlockWishes", "set_up"]
 
 _REMEMBERED = "pawl_setup"
 """A Prefect variable: what `pawl setup` was last told, so that a plain `pawl setup` changes nothing."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockWishes:
+    """What the blocks named `main` shall hold; None leaves one that is there as it is."""
+
+    storage: str | None = None
+    cluster: str | None = None
+
+
 def set_up(
-    *, check: bool, storage: str | None, project: str | None, options: Mapping[str, Any]
+    *, check: bool, blocks: BlockWishes, project: str | None, options: Mapping[str, Any]
 ) -> bool:
     """Put in place what is missing, or with `check` only say what is; whether all is there now.
 
@@ -53,7 +61,7 @@ def set_up(
     with get_client(sync_client=True) as client:
         _reach(client)
         told = _remember(client, options, keep=not check)
-        pieces = _pieces(client, told, storage, project)
+        pieces = _pieces(client, told, blocks, project)
         return _look(client, pieces) if check else _put(client, pieces)
 
 
@@ -81,7 +89,7 @@ def _look(client: SyncPrefectClient, pieces: list[Piece]) -> bool:
 
 
 def _pieces(
-    client: SyncPrefectClient, told: dict[str, Any], storage: str | None, project: str | None
+    client: SyncPrefectClient, told: dict[str, Any], blocks: BlockWishes, project: str | None
 ) -> list[Piece]:
     rules = ComeBack(**{key: told[key] for key in asdict(ComeBack()) if key in told})
     rules = replace(rules, backoff_seconds=tuple(rules.backoff_seconds))
@@ -89,8 +97,12 @@ def _pieces(
     return [
         BlockType(block=PawlStorage),
         BlockType(block=PawlCluster),
-        BlockDocument(block=_storage_block(storage), document="main", overwrite=bool(storage)),
-        BlockDocument(block=PawlCluster(), document="main"),
+        BlockDocument(
+            block=_storage_block(blocks.storage), document="main", overwrite=bool(blocks.storage)
+        ),
+        BlockDocument(
+            block=_cluster_block(blocks.cluster), document="main", overwrite=bool(blocks.cluster)
+        ),
         WorkPool(),
         AutomationSet(wanted=wanted),
         DeploymentSet(file=read_deployments(), project=project),
@@ -122,6 +134,15 @@ def _storage_block(storage: str | None) -> PawlStorage:
         secret_access_key=secret.get("secret_access_key"),
         session_token=secret.get("session_token"),
     )
+
+
+def _cluster_block(cluster: str | None) -> PawlCluster:
+    if cluster in {None, "local"}:
+        return PawlCluster()
+    is_url = str(cluster).startswith(("http://", "https://"))
+    block = PawlCluster(kind="jobs" if is_url else "existing", address=cluster)
+    block.ray_address()  # refused before it is kept
+    return block
 
 
 def _notification(client: SyncPrefectClient, reference: str | None) -> ActionTypes | None:

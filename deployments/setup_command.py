@@ -20,6 +20,10 @@ _INCOMPLETE = 1
     help="Write the block pawl-storage/main with this URL. Keys are taken from the AWS variables.",
 )
 @click.option(
+    "--cluster",
+    help="Write the block pawl-cluster/main: http://host:8265 (Ray Jobs), host:6379 or auto (join), or local.",
+)
+@click.option(
     "--project", help="Folder that runs start in, as the workers see it. Default: this one."
 )
 @click.option("--max-runs", type=int, help="Tries of one flow run in all, from 1 to 9 (default 5).")
@@ -33,13 +37,17 @@ _INCOMPLETE = 1
     "--notify",
     help="Block that is told when a run is given up, as slack-webhook/NAME or webhook/NAME; 'none' to stop.",
 )
-def setup_command(*, check: bool, storage: str | None, project: str | None, **options: Any) -> None:
+def setup_command(*, check: bool, project: str | None, **options: Any) -> None:
     """Put Pawl's blocks, work pool, automations and deployments on the Prefect server.
 
     Running it again changes nothing that is right already; options given once are remembered on the server. Blocks that
-    are there are yours and stay as they are, unless --storage is given. Exit code of --check: 0 all there, 1 not.
+    are there are yours and stay as they are, unless --storage or --cluster is given. Exit code of --check: 0 all there, 1 not.
     """
-    from deployments.setting_up import set_up  # noqa: PLC0415 - Prefect takes seconds, and `pawl --help` must not
+    from deployments.setting_up import (  # noqa: PLC0415 - Prefect takes seconds, and `pawl --help` must not
+        BlockWishes,
+        set_up,
+    )
 
-    if not set_up(check=check, storage=storage, project=project, options=options):
+    blocks = BlockWishes(storage=options.pop("storage"), cluster=options.pop("cluster"))
+    if not set_up(check=check, blocks=blocks, project=project, options=options):
         raise SystemExit(_INCOMPLETE)

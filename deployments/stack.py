@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -102,6 +103,11 @@ class LocalStack:
         return f"http://127.0.0.1:{self.port}/api"
 
     @property
+    def shell_file(self) -> Path:
+        """To be sourced: the server, the storage and its keys, as a shell's environment."""
+        return self.folder / "env.sh"
+
+    @property
     def ui_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
@@ -113,6 +119,7 @@ class LocalStack:
         self.tell("setting up blocks, work pool, automations and deployments …")
         self._setup(storage, keys)
         self._start_worker()
+        self._write_shell(storage, keys)
 
     def down(self) -> list[str]:
         """End everything that runs; the names of it. Data stays."""
@@ -167,6 +174,13 @@ class LocalStack:
                 self.project,
             )
         self.tell(f"worker for the pool pawl; its log is {part.log}")
+
+    def _write_shell(self, storage: str, keys: Mapping[str, str]) -> None:
+        values = {"PREFECT_API_URL": self.api_url, "PAWL_STORAGE": storage, **keys}
+        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in values.items()]
+        self.shell_file.unlink(missing_ok=True)
+        with os.fdopen(os.open(self.shell_file, os.O_CREAT | os.O_WRONLY, 0o600), "w") as out:
+            out.writelines(lines)
 
     def _env(self) -> dict[str, str]:
         return {"PREFECT_API_URL": self.api_url, "PREFECT_HOME": str(self.folder / "prefect")}

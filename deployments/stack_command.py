@@ -35,7 +35,8 @@ def up_command(*, port: int, with_s3: bool | None) -> None:
     stack = _stack(port=port, with_s3=with_s3)
     stack.up()
     click.echo(
-        f"\nOpen {stack.ui_url}. In this shell:\n\n    export PREFECT_API_URL={stack.api_url}\n\n"
+        f"\nOpen {stack.ui_url}. For `prefect` and `pawl` in this shell:\n\n"
+        f"    source {stack.shell_file.relative_to(stack.project)}\n\n"
         "Start a run from the UI (Deployments, train, Run), or:\n\n"
         "    prefect deployment run pawl-train/train --param run=first\n\n"
         "End it all with `make down` (or `pawl down`); data and history stay in .pawl/."

@@ -16,7 +16,7 @@ _WHAT = {
     "exception": "ended with an exception",
     "cancelled": "was cancelled or signalled",
     "preempted": "was preempted",
-    "crash": "crashed: its end was never recorded",
+    "crash": "crashed",
     "actor restarted": "lost its checkpoint actor, which was started again",
     "completed": "was complete",
 }

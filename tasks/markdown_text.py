@@ -30,6 +30,9 @@ NBSP = "\N{NO-BREAK SPACE}"
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$^=-])")
+_LONG = re.compile(r"\S{41,}")
+_BREAK = "\N{ZERO WIDTH SPACE}"
+"""Where a line may break: the pages break no word, and a key would run over what stands beside it."""
 _ADDRESS = re.compile(r"((?:\w+://|www\.)\S+)")
 _MINUTE = 60
 _UNITS = ((86_400, "d", 3600, "h"), (3600, "h", _MINUTE, "min"), (_MINUTE, "min", 1, "s"))
@@ -53,7 +56,8 @@ def plain(text: str, limit: int = 200) -> str:
 
 
 def _escaped(text: str) -> str:
-    return _MARKUP.sub(r"\\\1", text).translate(_ENTITIES)
+    breakable = _LONG.sub(lambda word: word[0].replace("/", f"/{_BREAK}"), text)
+    return _MARKUP.sub(r"\\\1", breakable).translate(_ENTITIES)
 
 
 def code(text: str, limit: int = 200) -> str:

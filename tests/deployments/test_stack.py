@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 
@@ -69,3 +70,17 @@ def test_another_server_on_the_port_is_not_taken_for_ours(tmp_path, monkeypatch)
     stack = LocalStack(project=tmp_path, folder=tmp_path / "s", with_s3=False, tell=print)
     with pytest.raises(InvalidInputError, match="Something else answers"):
         stack.up()
+
+
+def test_a_shell_that_sources_the_file_has_server_storage_and_keys_and_nobody_else_reads_it(
+    tmp_path,
+):
+    stack = LocalStack(project=tmp_path, folder=tmp_path, port=4321, tell=print)
+    stack.shell_file.write_text("old")
+    stack._write_shell("s3://pawl", {"AWS_SECRET_ACCESS_KEY": "it's $HOME"})
+    told = subprocess.run(
+        ["bash", "-c", f'. {stack.shell_file}; echo "$PREFECT_API_URL|$PAWL_STORAGE|$AWS_SECRET_ACCESS_KEY"'],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert told == "http://127.0.0.1:4321/api|s3://pawl|it's $HOME\n"
+    assert stack.shell_file.stat().st_mode & 0o777 == 0o600

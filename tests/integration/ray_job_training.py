@@ -24,7 +24,33 @@ from tests.integration.harness import (
 )
 from tests.support.ray_head import RayHead
 
-SLOW = {**SMALL, "step_delay": 0.6}
+GATED = '''
+"""The digits loop as a user's own module: no step before the test allows it, so that nothing depends on who is faster."""
+import time
+from pathlib import Path
+
+from ray_workers.loops import digits
+
+_step = digits.step
+
+
+def train_loop(config):
+    config = dict(config)
+    gate = Path(config.pop("gate"))
+    done = 0
+
+    def step(*parts):
+        nonlocal done
+        while done >= int(gate.read_text()):
+            time.sleep(0.05)
+        done += 1
+        return _step(*parts)
+
+    digits.step = step
+    digits.train_loop(config)
+'''
+TWO_VERSIONS, FOUR_VERSIONS, ALL = 12, 22, 1_000_000
+"""Steps that a process may do: enough for so many versions of every five, and for the whole run."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,6 +62,22 @@ class JobTraining:
     stored: StoredRun
     env: Mapping[str, str] = field(default_factory=dict)
     started: list[PawlProcess] = field(default_factory=list)
+
+    def start_gated(self, **config: Any) -> PawlProcess:
+        """A run that stops before the step that `allow` did not allow."""
+        (self.folder / "gated.py").write_text(GATED)
+        gated = {**SMALL, "step_delay": 0, "gate": str(self._gate), **config}
+        return self.start(config=gated, entrypoint="gated:train_loop")
+
+    def allow(self, steps: int) -> None:
+        """So many steps in each process of the loop, from now on."""
+        half = self._gate.with_suffix(".half")
+        half.write_text(str(steps))
+        half.replace(self._gate)
+
+    @property
+    def _gate(self) -> Path:
+        return self.folder / "gate"
 
     def start(
         self, *extra: str, config: Mapping[str, Any] = SMALL, entrypoint: str = DIGITS

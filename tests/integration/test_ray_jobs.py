@@ -13,7 +13,13 @@ from ray_workers.store.credentials import S3Credentials
 from ray_workers.store.opening import StorageTarget
 from tests.integration.conftest import PrefectServer
 from tests.integration.harness import StoredRun, wait_until
-from tests.integration.ray_job_training import SLOW, JobTraining, kill
+from tests.integration.ray_job_training import (
+    ALL,
+    FOUR_VERSIONS,
+    TWO_VERSIONS,
+    JobTraining,
+    kill,
+)
 from tests.support.ray_head import RayHead
 from tests.support.s3_server import S3Server
 
@@ -57,14 +63,16 @@ def training(
 def test_a_killed_flow_leaves_the_job_training_and_the_next_one_follows_it(
     training: JobTraining, uninterrupted: list[str], s3_server: S3Server
 ) -> None:
-    first = training.start(config=SLOW)
+    training.allow(TWO_VERSIONS)
+    first = training.start_gated()
     training.wait_for_versions(2)
     kill(first)
-    seen = training.stored.committed()
-    training.wait_for_versions(seen + 1)  # nobody follows, and it goes on
-    second = training.start(config=SLOW)
+    training.allow(FOUR_VERSIONS)
+    training.wait_for_versions(4)  # nobody follows, and it goes on
+    second = training.start_gated()
+    wait_until(lambda: "trains already" in second.output, 400, "the second flow to find the job")
+    training.allow(ALL)
     assert second.wait(600) == 0, second.output
-    assert "trains already" in second.output
     assert training.stored.final_digests() == uninterrupted
     kinds = training.kinds()
     assert (kinds.count("AttemptStarted"), kinds.count("AttemptAdopted")) == (1, 1)
@@ -91,11 +99,13 @@ def assert_secret_is_nowhere(training: JobTraining, secret: str, output: str) ->
 def test_a_job_that_completed_meanwhile_is_taken_over(
     training: JobTraining, uninterrupted: list[str]
 ) -> None:
-    first = training.start(config=SLOW)
+    training.allow(TWO_VERSIONS)
+    first = training.start_gated()
     training.wait_for_versions(2)
     kill(first)
+    training.allow(ALL)
     training.wait_for_status(training.job(), "SUCCEEDED")
-    second = training.start(config=SLOW)
+    second = training.start_gated()
     assert second.wait(600) == 0, second.output
     assert "is finished" in second.output
     assert training.stored.final_digests() == uninterrupted
@@ -107,13 +117,15 @@ def test_a_job_that_completed_meanwhile_is_taken_over(
 def test_a_job_that_failed_meanwhile_is_followed_by_a_new_attempt(
     training: JobTraining, uninterrupted: list[str]
 ) -> None:
-    first = training.start(config=SLOW)
+    training.allow(TWO_VERSIONS)
+    first = training.start_gated()
     training.wait_for_versions(2)
     kill(first)
     job = training.job()
     wait_until(lambda: training.head.actors("RayTrainWorker"), 60, "a worker")[0].kill()
     training.wait_for_status(job, "FAILED")
-    second = training.start(config=SLOW)
+    training.allow(ALL)
+    second = training.start_gated()
     assert second.wait(600) == 0, second.output
     assert training.job() != job
     assert training.stored.final_digests() == uninterrupted
@@ -127,11 +139,14 @@ def test_a_job_that_failed_meanwhile_is_followed_by_a_new_attempt(
 def test_another_configuration_does_not_follow_the_job_but_takes_the_run_over(
     training: JobTraining,
 ) -> None:
-    first = training.start(config=SLOW)
+    training.allow(TWO_VERSIONS)
+    first = training.start_gated()
     training.wait_for_versions(2)
     kill(first)
     job = training.job()
-    second = training.start(config={**SLOW, "epochs": 2})
+    second = training.start_gated(epochs=2)
+    wait_until(lambda: training.kinds().count("AttemptStarted") == 2, 400, "a second attempt")
+    training.allow(ALL)
     assert second.wait(600) == 0, second.output
     training.wait_for_status(job, "FAILED")
     assert training.kinds().count("AttemptStarted") == 2

@@ -111,3 +111,11 @@ def test_nested_settings_become_dotted_names():
 
 def test_columns_align_as_asked():
     assert table(("a", "b"), (("1", "2"),), right="1").split("\n")[1] == "| --- | ---: |"
+
+
+def test_a_long_key_may_break_at_its_slashes_and_a_short_one_does_not():
+    key = "runs/digits/shards/00000000000000000002/90cfdd67999344e097cd6e2fdcf5ee97.safetensors"
+    zero_width = "\N{ZERO WIDTH SPACE}"
+    shown = plain(f"{key} is damaged: runs/a/b")
+    assert shown.count(zero_width) == 4
+    assert shown.replace(zero_width, "").replace("\\", "") == f"{key} is damaged: runs/a/b"

@@ -1,0 +1,83 @@
+"""The lineage artifact of a run that was killed and damaged, as both of Prefect's UIs draw it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.browser.pictures import PATIENCE_MS, PICTURES_DRAWN, Camera
+from tests.browser.playground import Playground
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.prefect,
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+]
+
+RUN = "digits"
+PARAMETERS = {
+    "run": RUN,
+    "config": {"epochs": 6, "batch_size": 64, "step_delay": 0.3},
+    "saving": {"every_steps": 10},
+}
+SIDEWAYS = """
+() => [...document.querySelectorAll('li, p')].filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0).length
+"""
+SHOWS = "text => document.body.innerText.includes(text)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    flow_run_id: str
+    artifact_id: str
+    damaged: int
+
+
+@pytest.fixture(scope="module")
+def story(playground: Playground) -> Story:
+    """Killed with all its processes after three versions, one byte of the newest flipped, brought back by Pawl."""
+    flow_run_id = playground.start("train", PARAMETERS)
+    playground.stored(RUN).wait_for_versions(3, 400)
+    playground.kill_flows()
+    damaged = playground.damage_newest(RUN)
+    playground.wait_for(flow_run_id, "Completed")
+    found = playground.ask(
+        "/artifacts/filter", artifacts={"key": {"any_": [f"lineage-{RUN}"]}}, sort="CREATED_DESC"
+    )
+    assert len(found) == 1
+    return Story(flow_run_id=flow_run_id, artifact_id=found[0]["id"], damaged=damaged)
+
+
+@pytest.mark.parametrize("ui", ["v1", "v2"])
+def test_pictures_are_drawn_and_the_rejected_version_is_told(
+    page: Any, playground: Playground, story: Story, camera: Camera, ui: str
+) -> None:
+    base = playground.stack.ui_url + ("/v2" if ui == "v2" else "")
+    page.goto(f"{base}/artifacts/artifact/{story.artifact_id}")
+    page.wait_for_function(SHOWS, arg="Rejected versions")
+    page.wait_for_function(PICTURES_DRAWN, timeout=PATIENCE_MS)
+    text = page.inner_text("body")
+    assert f"version {story.damaged}, passed over by attempt 2" in text
+    assert "is damaged: its bytes have the digest" in text
+    assert page.evaluate(SIDEWAYS) == 0, "text runs over what stands beside it"
+    camera.take(page, f"lineage-{ui}")
+
+
+@pytest.mark.parametrize("ui", ["v1", "v2"])
+def test_the_flow_runs_page_shows_the_headline_on_its_artifacts_tab(
+    page: Any, playground: Playground, story: Story, camera: Camera, ui: str
+) -> None:
+    path = "/v2/runs" if ui == "v2" else "/runs"
+    page.goto(f"{playground.stack.ui_url}{path}/flow-run/{story.flow_run_id}?tab=Artifacts")
+    if ui == "v1":
+        page.get_by_text("Artifacts", exact=True).first.click()
+    page.wait_for_function(SHOWS, arg=f"lineage-{RUN}")
+    page.wait_for_function(SHOWS, arg="completed · step 84")
+    camera.take(page, f"flow-run-{ui}", whole=False)
+    if ui == "v2":  # the other one has room for one line
+        assert "newest sound v14 · resumed from v2" in page.inner_text("body")
+        card = page.get_by_role("link").filter(has_text=f"lineage-{RUN}")
+        camera.take_part(card, "lineage-headline")
