@@ -44,6 +44,7 @@ _COMMANDS = {
     "explain": "deployments.explain_command:explain_command",
     "lineage": "deployments.lineage_command:lineage_command",
     "promote": "deployments.promote_command:promote_command",
+    "drill": "deployments.drill_command:drill_command",
     "doctor": "deployments.doctor_command:doctor_command",
     "health": "deployments.health_command:health_command",
 }

@@ -31,6 +31,7 @@ _API = {
 }
 _FLOWS = {
     "flows.train": "train",
+    "flows.drill": "drill",
     "flows.health": "health",
     "flows.compare": "compare",
     "flows.promote": "promote",

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from ray_workers.store.errors import InvalidInputError
 
 __all__ = [
+    "Drilling",
     "Objectives",
     "PromotionGate",
     "Retention",
@@ -146,6 +147,31 @@ class Validation(_Settings):
     )
     timeout_seconds: float = Field(
         default=600, gt=0, description="Longest time for validating one version."
+    )
+
+
+class Drilling(_Settings):
+    """Which versions a restore drill takes, and how long it may take."""
+
+    pick: Literal["newest", "undrilled"] = Field(
+        default="newest",
+        description=(
+            "Of a run named without a version: its newest sound version, or the oldest one that no drill has restored."
+        ),
+    )
+    most: int = Field(
+        default=3,
+        ge=1,
+        description="Drills in one flow run at most; runs whose last drill is the longest ago come first.",
+    )
+    metric: str = Field(
+        default="loss",
+        description="Metric of the step after the restore that is compared with the one recorded then.",
+    )
+    timeout_seconds: float = Field(
+        default=1800,
+        gt=0,
+        description="Longest time from a worker's start to the end of its first step.",
     )
 
 

@@ -46,6 +46,10 @@ class TrainingContext:
     policy: SoundnessPolicy = field(default_factory=SoundnessPolicy)
     launched_at: str | None = None
     """When the flow began to start the workers; UTC, ISO 8601."""
+    started_as: Mapping[str, str] = field(default_factory=dict)
+    """What starting it again takes (`environment.started_as`); stands in the environment of each version."""
+    drill: bool = False
+    """This is a restore drill: the loop ends after one step, nothing is stored, and a version that fails is left as it is."""
 
 
 _current: TrainingContext | None = None

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-__all__ = ["changes", "describe_environment", "warn_about_changes"]
+__all__ = ["changes", "describe_environment", "differences", "started_as", "warn_about_changes"]
 
 _PACKAGES = ("torch", "numpy", "ray", "torchdata", "pawl")
 _log = logging.getLogger("pawl")
@@ -30,12 +30,35 @@ def describe_environment() -> dict[str, str]:
     }
 
 
+def started_as(entrypoint: str, cpus: float, gpus: float) -> dict[str, str]:
+    """What it takes to start the same training again, beside its config and number of workers; as text.
+
+    Args:
+        entrypoint: the loop, as module:function.
+        cpus: that each worker asks for.
+        gpus: that each worker asks for.
+    """
+    return {
+        "entrypoint": entrypoint,
+        "cpus_per_worker": f"{cpus:g}",
+        "gpus_per_worker": f"{gpus:g}",
+    }
+
+
+_NO_CONDITIONS = {"pawl", "code", *started_as("", 0, 0)}
+"""They say where a version comes from; the bits do not hang on them."""
+
+
 def changes(before: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Name to (then, now) of everything that differs from the version's environment."""
-    now = describe_environment()
+    return differences(before, describe_environment())
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Name to (then, now) of every condition of bit-identity in which two environments differ."""
     return {
         name: (before.get(name, "?"), now.get(name, "?"))
-        for name in sorted({*before, *now} - {"pawl", "code"})
+        for name in sorted({*before, *now} - _NO_CONDITIONS)
         if before.get(name) != now.get(name)
     }
 

@@ -24,7 +24,7 @@ from ray_workers.state_tree import split
 from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.manifest import Manifest
 
-__all__ = ["PROBE_METRIC", "Probe", "measure", "measure_stored"]
+__all__ = ["PROBE_METRIC", "Probe", "measure", "measure_stored", "measure_twice"]
 
 PROBE_METRIC = "probe_loss"
 """Name of the probe's loss among a version's metrics."""
@@ -41,6 +41,11 @@ def measure(model: torch.nn.Module, probe: Probe) -> float:
     with _undisturbed(model):
         value = probe()
     return float(value.detach() if isinstance(value, torch.Tensor) else value)
+
+
+def measure_twice(model: torch.nn.Module, probe: Probe) -> tuple[float, float]:
+    """As `measure`: two losses that differ say that the probe, or the machine, does not repeat itself."""
+    return measure(model, probe), measure(model, probe)
 
 
 @contextmanager

@@ -23,9 +23,10 @@ from ray_workers.context import TrainingContext, current_context
 from ray_workers.data_position import DataPosition
 from ray_workers.decisions import Decision, open_channel
 from ray_workers.directory import pack_directory, unpack_directory
+from ray_workers.drill_notes import DrillEnded
 from ray_workers.environment import describe_environment, warn_about_changes
 from ray_workers.falling_back import next_point
-from ray_workers.loss_probe import PROBE_METRIC, Probe, measure
+from ray_workers.loss_probe import PROBE_METRIC, Probe, measure, measure_twice
 from ray_workers.messages import ResumePoint, VersionOutcome
 from ray_workers.policies.agreement import AgreementPace
 from ray_workers.policies.save_interval import SaveFacts
@@ -41,13 +42,11 @@ from ray_workers.saver import RankContent, Saver
 from ray_workers.series import MetricSeries
 from ray_workers.startup import StartUp
 from ray_workers.state_tree import split
+from ray_workers.stopping import stop_error
 from ray_workers.store.errors import (
     DamageError,
-    FailureBudgetSpentError,
-    FenceLostError,
     InvalidInputError,
     ObjectNotFoundError,
-    RetryableError,
 )
 from ray_workers.store.manifest import Manifest, Progress
 from ray_workers.store.opening import StorageTarget
@@ -84,6 +83,7 @@ class CheckpointSession:
         self._rng_state: dict[str, Any] | None = None
         self._epochs_wanted: int | None = None
         self._restored_directory: Path | None = None
+        self._probed: tuple[float, ...] = ()
         self.step = 0
         """Optimizer steps done since the run began."""
         self._committed_step = -1
@@ -292,20 +292,10 @@ class CheckpointSession:
                 self._news = outcome.number
 
     def _end(self, stop: str) -> None:
-        run, step = self._context.run, self.step
-        if stop == "fence_lost":
-            raise FenceLostError(
-                f"Run {run!r} was taken over by a newer attempt; this one stops at step {step}."
-            )
-        if stop == "budget_spent":
-            raise FailureBudgetSpentError(
-                f"Run {run!r} stops at step {step}: more saves in a row failed than the failure budget allows. The "
-                "versions committed before are untouched; a retry resumes from them."
-            )
-        raise RetryableError(
-            f"Run {run!r} stops at step {step}: it was asked to, or its last save had no answer for "
-            f"{_FINAL_PATIENCE_S:.0f} s. A retry resumes from its newest version."
-        )
+        if self._context.drill:
+            done, metrics = self.step - self._first_step, self._series.latest()
+            raise DrillEnded(done, metrics, self._startup.seconds(), self._probed)
+        raise stop_error(stop, run=self._context.run, step=self.step, patience_s=_FINAL_PATIENCE_S)
 
     def _finish(self) -> None:
         """Make the final state a version, and return only when that is known."""
@@ -351,7 +341,7 @@ class CheckpointSession:
             plain=shared.plain if lead else None,
             metrics={**self._series.latest(), **probed} if lead else {},
             curve=self._series.curves() if lead else {},
-            environment=describe_environment() if lead else {},
+            environment={**describe_environment(), **self._context.started_as} if lead else {},
             startup=self._startup.seconds() if lead else {},
         )
 
@@ -367,7 +357,11 @@ class CheckpointSession:
             told = self._channel.any_failed(problem)
             if told is None:
                 self._startup.restored(point.verify_s)
+                if self._context.drill and self._probe is not None and self._parts is not None:
+                    self._probed = measure_twice(self._parts.model, self._probe)
                 return
+            if self._context.drill:
+                raise DamageError(told)  # a drill quarantines nothing and chooses nothing itself
             point = next_point(self._context, self._channel, point, told)
 
     def _restore_from(self, point: ResumePoint) -> None:

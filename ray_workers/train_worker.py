@@ -41,6 +41,7 @@ class WorkerJob:
     required: str = "sound"
     policy: SoundnessPolicy = field(default_factory=SoundnessPolicy)
     launched_at: str | None = None
+    started_as: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_worker(job: WorkerJob) -> None:
@@ -65,6 +66,7 @@ def run_worker(job: WorkerJob) -> None:
         required=job.required,
         policy=job.policy,
         launched_at=job.launched_at,
+        started_as=job.started_as,
         pipeline=RayPipeline(agent, rank),
         announcer=RayAnnouncer(job.target.url, job.run, rank),
     )

@@ -14,6 +14,7 @@ from ray.train import TrainingFailedError as RayTrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from ray_workers.checkpoint_manager import AttemptIdentity
+from ray_workers.environment import started_as
 from ray_workers.messages import PawlEvent
 from ray_workers.node_agent import AgentConfig
 from ray_workers.policies.save_interval import SaveThresholds
@@ -31,6 +32,7 @@ from ray_workers.store.manifest import VersionRef
 from ray_workers.supervisor import Supervision, Supervisor
 from ray_workers.train_worker import WorkerJob, run_worker
 from ray_workers.training_job import TrainingJob
+from ray_workers.worker_errors import causes_of, last_line
 
 __all__ = ["train"]
 
@@ -117,6 +119,7 @@ def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
         required=job.validation.required,
         policy=SoundnessPolicy.of(job.validation),
         launched_at=utc_now(),
+        started_as=started_as(job.entrypoint, scaling.cpus_per_worker, scaling.gpus_per_worker),
     )
     resources = {"CPU": scaling.cpus_per_worker}
     if scaling.gpus_per_worker:
@@ -140,8 +143,7 @@ def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
 
 def _as_ours(job: TrainingJob, supervisor: Supervisor, error: Exception) -> PawlError:
     """What ended the attempt, as an error of our tree: the stop we know of, a worker's own, or the loop's."""
-    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
-    causes = {rank: _cause(failure) for rank, failure in sorted(failures.items())}
+    causes = causes_of(error)
     ours = [cause for cause in causes.values() if isinstance(cause, PawlError)]
     if supervisor.stop_reason == "fence_lost":
         known = next((e for e in ours if isinstance(e, FenceLostError)), None)
@@ -156,26 +158,10 @@ def _as_ours(job: TrainingJob, supervisor: Supervisor, error: Exception) -> Pawl
     if ours:
         return ours[0]
     if not causes:
-        return TrainingFailedError(f"Training of run {job.run!r} failed: {_last_line(error)}")
+        return TrainingFailedError(f"Training of run {job.run!r} failed: {last_line(error)}")
     rank, cause = next(iter(causes.items()))
     return TrainingFailedError(
-        f"Training of run {job.run!r} failed on rank {rank}: {type(cause).__name__}: {_last_line(cause)}",
+        f"Training of run {job.run!r} failed on rank {rank}: {type(cause).__name__}: {last_line(cause)}",
         rank=rank,
         error=type(cause).__name__,
     )
-
-
-def _cause(failure: Exception) -> BaseException:
-    """The exception a worker raised, below the wrappers that Ray puts around it."""
-    seen: BaseException = failure
-    for _ in range(10):
-        inner = getattr(seen, "_base_exc", None) or getattr(seen, "cause", None)
-        if not isinstance(inner, BaseException) or inner is seen:
-            return seen
-        seen = inner
-    return seen
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

@@ -38,6 +38,8 @@ __all__ = [
 ]
 
 _HISTORY = 30
+_AGAIN = ("sound", "restorable")
+"""Passed once more they say something new: other bounds, another recovery time."""
 
 
 def validate(
@@ -203,7 +205,7 @@ def record_verdicts(
                 f"{'unknown' if present is None else present.status}; choose another.",
                 number=version.number,
             )
-        repeated = result.passed and result.check in present.passed and result.check != "sound"
+        repeated = result.passed and result.check in present.passed and result.check not in _AGAIN
         if repeated or result.check == UNREADABLE:
             continue
         body = Verdict(

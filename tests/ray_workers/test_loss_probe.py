@@ -16,12 +16,16 @@ from ray_workers.loss_probe import PROBE_METRIC, measure
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.store.attempts import this_process
 from ray_workers.store.log import RunLog
-from ray_workers.store.shards import data_start, parse_header
 from ray_workers.store.versions import UNREADABLE
-from ray_workers.uploader import Uploader
 from ray_workers.validation import record_verdicts, validate
 from ray_workers.validator_actor import Validator
-from tests.support.small_training import Killed, final_digests, patient_process, small_loop
+from tests.support.small_training import (
+    Killed,
+    final_digests,
+    patient_process,
+    silently_changed,
+    small_loop,
+)
 
 PROBE = "tests.support.small_training:probe"
 
@@ -106,28 +110,6 @@ def test_the_loss_from_the_stored_bytes_is_the_one_that_was_saved_and_training_d
     # A version without a probe's loss is judged by the rest.
     assert judged(plain, 3, probe=PROBE).passed
     assert "probe_read" not in judged(plain, 3, probe=PROBE).evidence
-
-
-def silently_changed(monkeypatch, at_step):
-    """Between the copy and its digest the weights of one layer change by a thousandth: every digest will hold."""
-    whole = Uploader.upload
-
-    def upload(self, staged, fence):
-        if staged.progress.step == at_step:
-            data = bytearray(Path(staged.path).read_bytes())
-            shard = bytes(data[: staged.bytes])
-            start = data_start(shard, key="staged")
-            (item,) = [
-                t for t in parse_header(shard, key="staged") if t.name == "shared/model/0.weight"
-            ]
-            weights = torch.frombuffer(
-                data, dtype=torch.float32, count=24, offset=start + item.offset
-            )
-            weights *= 1.001
-            Path(staged.path).write_bytes(data)
-        return whole(self, staged, fence)
-
-    monkeypatch.setattr(Uploader, "upload", upload)
 
 
 def test_a_silent_change_of_weights_is_caught_by_the_probe_alone(tmp_path, monkeypatch):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -60,6 +60,7 @@ class OneProcess:
     """Let training stand still during each save, so that the versions are the same ones every time."""
     wrap_store: Callable[[ObjectStore], ObjectStore] = lambda store: store
     """Put around the store that shards and versions are written to; for faults."""
+    started_as: Mapping[str, str] = field(default_factory=dict)
 
     def attempt(
         self,
@@ -106,6 +107,7 @@ class OneProcess:
                 thresholds=self.thresholds,
                 buffers=2,
                 pipeline=pipeline,
+                started_as=self.started_as,
             )
         )
         outcome = "failed"

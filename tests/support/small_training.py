@@ -6,13 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from ray_workers.messages import StagedShard
 from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.session import CheckpointSession
 from ray_workers.store.opening import StorageTarget
+from ray_workers.store.shards import data_start, parse_header
+from ray_workers.uploader import Uploader
 from tests.support.in_process import Loop, OneProcess
 
 __all__ = [
@@ -22,6 +26,7 @@ __all__ = [
     "patient_process",
     "probe",
     "probe_of",
+    "silently_changed",
     "small_loop",
     "small_model",
 ]
@@ -118,6 +123,28 @@ def patient_process(folder: Path, name: str = "run", **options: Any) -> OneProce
         wait_for_saves=True,
         **options,
     )
+
+
+def silently_changed(monkeypatch: pytest.MonkeyPatch, at_step: int) -> None:
+    """Between the copy and its digest the weights of one layer change by a thousandth: every digest will hold."""
+    whole = Uploader.upload
+
+    def upload(self: Uploader, staged: StagedShard, fence: int) -> Any:
+        if staged.progress.step == at_step:
+            data = bytearray(Path(staged.path).read_bytes())
+            shard = bytes(data[: staged.bytes])
+            start = data_start(shard, key="staged")
+            (item,) = [
+                t for t in parse_header(shard, key="staged") if t.name == "shared/model/0.weight"
+            ]
+            weights = torch.frombuffer(
+                data, dtype=torch.float32, count=24, offset=start + item.offset
+            )
+            weights *= 1.001
+            Path(staged.path).write_bytes(data)
+        return whole(self, staged, fence)
+
+    monkeypatch.setattr(Uploader, "upload", upload)
 
 
 def final_digests(run: OneProcess) -> list[str]:
