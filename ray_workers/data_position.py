@@ -84,7 +84,7 @@ class DataPosition:
         resume, self._resume_at = self._resume_at, None
         if resume is None or not self._batches:
             self._batches = 0
-            iterator = iter(self._loader or ())
+            iterator = iter(_iterable(self._loader))
         else:
             iterator = self._continued(resume)
             positioned()
@@ -98,14 +98,14 @@ class DataPosition:
         loader, sampler = self._loader, self._global_sampler
         if resume.get("resharded") and sampler is not None:
             sampler.start_at(resume["samples"])
-            return iter(loader or ())
+            return iter(_iterable(loader))
         if (
             resume["loader"] is not None
             and loader is not None
             and hasattr(loader, "load_state_dict")
         ):
             return self._positioned(loader, resume["loader"])
-        iterator = iter(loader or ())
+        iterator = iter(_iterable(loader))
         for _ in range(self._batches):
             next(iterator, None)
         return iterator
@@ -124,7 +124,7 @@ class DataPosition:
     def at_last_batch(self) -> bool:
         """Whether the batch taken last is the epoch's last, as far as the loader knows its length."""
         try:
-            return self._batches == len(self._loader or ())
+            return self._batches == len(_iterable(self._loader))
         except TypeError:
             return False
 
@@ -137,3 +137,8 @@ class DataPosition:
         ):
             if target is not None and hasattr(target, "set_epoch"):
                 target.set_epoch(self.epoch)
+
+
+def _iterable(loader: Any | None) -> Any:
+    # Not `loader or ()`: the truth of a loader is its length, and one over a stream has none.
+    return () if loader is None else loader

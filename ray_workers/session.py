@@ -20,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ray_workers import rng
 from ray_workers.context import TrainingContext, current_context
+from ray_workers.data_exactness import announce_loader
 from ray_workers.data_position import DataPosition
 from ray_workers.decisions import Decision, open_channel
 from ray_workers.directory import pack_directory, unpack_directory
@@ -70,6 +71,7 @@ class CheckpointSession:
         self._context = context
         self._parts = parts
         self._probe = probe
+        announce_loader(loader, context.thresholds, rank=context.rank)
         self._position = DataPosition(loader)
         self._series = MetricSeries()
         self._channel = open_channel(context.world_size)

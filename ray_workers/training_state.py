@@ -76,6 +76,14 @@ class TrainingParts:
                 "The model is wrapped in FullyShardedDataParallel (FSDP1), whose state cannot be stored without "
                 "collectives: use torch.distributed.fsdp.fully_shard (FSDP2)."
             )
+        # Now, and not at the first save.
+        for kind, items in (("scheduler", _named(self.scheduler)), ("extra", dict(self.extra))):
+            for name, item in items.items():
+                if not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):
+                    raise InvalidInputError(
+                        f"{kind} {name!r} is a {type(item).__name__}, which has no state_dict and load_state_dict: it would "
+                        "not come back. Give it both, or keep what it holds in the config."
+                    )
 
 
 def capture(parts: TrainingParts) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_workers import drilling
 from ray_workers.drill_cluster import Restore
 from ray_workers.drill_worker import NothingIsStored, take_one_step
 from ray_workers.drilling import Drill, drill_version
@@ -27,6 +26,7 @@ from ray_workers.store.errors import (
 from ray_workers.store.log import RunLog
 from ray_workers.store.log_reader import LogReader
 from ray_workers.store.records import Record
+from ray_workers.store.versions import load_manifest
 from ray_workers.validation import CheckResult, record_verdicts
 from tests.support.factories import flip_byte
 from tests.support.small_training import (
@@ -153,7 +153,7 @@ def test_bytes_that_rotted_are_quarantined(run):
 def shard_of(run, number):
     store = run.target.open().store
     state = read_run(store, run.run)
-    return drilling.load_manifest(store, run.run, state.versions[number]).shards[0].key
+    return load_manifest(store, run.run, state.versions[number]).shards[0].key
 
 
 def test_bytes_that_fail_in_the_worker_alone_are_the_machines_fault(run, monkeypatch):
