@@ -7,8 +7,8 @@ batch sampler is `sampling.GlobalBatches` can also be positioned by another numb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, cast
 
 from ray_workers.store.errors import StateMismatchError
 
@@ -139,6 +139,6 @@ class DataPosition:
                 target.set_epoch(self.epoch)
 
 
-def _iterable(loader: Any | None) -> Any:
+def _iterable(loader: Any | None) -> Collection[Any]:
     # Not `loader or ()`: the truth of a loader is its length, and one over a stream has none.
-    return () if loader is None else loader
+    return () if loader is None else cast("Collection[Any]", loader)
