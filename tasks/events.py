@@ -32,7 +32,8 @@ _NAMES = {
 def event_name(event: PawlEvent) -> str | None:
     """The public name of what training told; None for what is only worth a line in the log."""
     if event.kind == "verdict":
-        quarantined = event.details.get("reason") is not None
+        # a check that could not be made has a reason too, and condemns nothing
+        quarantined = event.details.get("rung") == "quarantined"
         return "pawl.version.quarantined" if quarantined else "pawl.version.validated"
     return _NAMES.get(event.kind)
 

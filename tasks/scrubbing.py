@@ -15,7 +15,9 @@ from ray_workers.store.attempts import run_names, this_process
 from ray_workers.store.errors import PawlError
 from ray_workers.store.log import RunLog
 from tasks.blocks import storage_target
+from tasks.events import announce
 from tasks.markdown_text import plain
+from tasks.run_identity import current_identity
 
 __all__ = ["ScrubReport", "publish_scrub", "scrub_page", "scrub_runs"]
 
@@ -58,7 +60,11 @@ def scrub_runs(storage: str | None, runs: list[str] | None, bytes_per_second: fl
 
 @task(cache_policy=NO_CACHE, task_run_name="publish-scrub")
 def publish_scrub(report: ScrubReport) -> None:
-    """One artifact under one key."""
+    """One artifact under one key, and an event for each version that rotted, for automations to act on."""
+    for item in report.versions:
+        if not item.passed:
+            said = {"number": item.version, "reason": item.reason}
+            announce("pawl.version.quarantined", item.run, current_identity(), said)
     create_markdown_artifact(scrub_page(report), key=ARTIFACT_KEY, description=report.headline)
 
 

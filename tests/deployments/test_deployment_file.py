@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from deployments.automations import TAG
 from deployments.deployment_file import problems_in, read_deployments
 from ray_workers.store.errors import InvalidInputError
+
+FLOWS = Path(__file__).parents[2] / "flows"
 
 
 @pytest.fixture
@@ -17,6 +20,13 @@ def file():
 
 def test_the_deployments_that_are_shipped_have_no_mistakes(file):
     assert problems_in(file) == []
+
+
+def test_every_flow_is_deployed_once_and_none_deletes_unasked(file):
+    flows = {path.stem for path in FLOWS.glob("*.py")} - {"__init__"}
+    assert sorted(each["name"] for each in file["deployments"]) == sorted(flows)
+    (maintain,) = [each for each in file["deployments"] if each["name"] == "maintain"]
+    assert maintain["parameters"]["dry_run"] is True
 
 
 def test_every_deployment_carries_the_tag_that_the_automations_look_for(file):

@@ -27,6 +27,7 @@ def event(kind: str, **details: object) -> PawlEvent:
         (event("committed"), "pawl.version.committed"),
         (event("verdict", rung="sound", reason=None), "pawl.version.validated"),
         (event("verdict", rung="quarantined", reason="NaN"), "pawl.version.quarantined"),
+        (event("verdict", rung="committed", reason="timed out"), "pawl.version.validated"),
         (event("dropped"), "pawl.save.dropped"),
         (event("budget_spent"), "pawl.save.budget_spent"),
         (event("fence_lost"), "pawl.attempt.overtaken"),
