@@ -106,6 +106,10 @@ ways-back: setup setup-s3 ## Make every failure, come back, and write what it co
 	$(BIN)/pytest tests/integration/test_ways_back_measured.py tests/integration/test_several_nodes.py -m 'slow'
 	$(BIN)/python -m tests.support.ways_back_table build/ways-back.jsonl docs/reliability.md
 
+.PHONY: campaign
+campaign: setup ## Damage every stored object in every way, and write what came of it into docs/reliability.md
+	$(BIN)/python -m tests.support.corruption_campaign --report docs/reliability.md
+
 .PHONY: check
 check: setup ## Lint, format, types, import directions, spelling
 	$(BIN)/ruff check
