@@ -60,11 +60,12 @@ def versions_text(entries: Sequence[VersionEntry], run: str) -> str:
         "LOSS",
         "RUNG",
         "SIZE",
+        "NEW",
         "ATTEMPT",
         "COMMITTED (UTC)",
         "NOTE",
     )
-    return table(heads, [_version_row(entry) for entry in entries], right=(0, 1, 2, 3, 5, 6))
+    return table(heads, [_version_row(entry) for entry in entries], right=(0, 1, 2, 3, 5, 6, 7))
 
 
 def _version_row(entry: VersionEntry) -> list[str]:
@@ -77,6 +78,7 @@ def _version_row(entry: VersionEntry) -> list[str]:
         "-" if loss is None else number_text(loss),
         rung_text(version.rung),
         bytes_text(version.bytes),
+        "-" if entry.bytes_new is None else bytes_text(entry.bytes_new),
         str(entry.attempt),
         moment(version.at),
         _note(entry),
@@ -103,13 +105,22 @@ def entry_text(entry: VersionEntry, state: RunState) -> str:
         "tags": printable(", ".join(entry.tags)),
         "step": str(version.step),
         "committed": f"{moment(version.at)} UTC, by attempt {entry.attempt} (fence {version.fence})",
-        "size": bytes_text(version.bytes),
+        "size": _size_text(entry),
         "manifest": version.manifest,
         "forked from": "" if origin is None else f"{origin.run}@{origin.version.number}",
     }
     if facts is None:
         return f"{title}\n{pairs(rows)}"
     return f"{title}\n{pairs({**rows, **_facts_rows(entry.run, facts)})}\n\n{_shards_text(facts)}"
+
+
+def _size_text(entry: VersionEntry) -> str:
+    size, new = bytes_text(entry.version.bytes), entry.bytes_new
+    return (
+        size
+        if new in (None, entry.version.bytes)
+        else f"{size}, of which {bytes_text(new or 0)} new"
+    )
 
 
 def _facts_rows(run: str, facts: VersionFacts) -> dict[str, str]:

@@ -12,6 +12,7 @@ from ray_workers.store.log import RunLog
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.run_state import RunState, VersionState
 from ray_workers.store.versions import UNREADABLE, CheckResult, verify_bytes
+from ray_workers.validation import verdict_on
 
 __all__ = ["Pace", "Scrubbed", "oldest_first", "scrub_run"]
 
@@ -93,14 +94,13 @@ def scrub_run(
 
 
 def _record(log: RunLog, version: VersionState, result: CheckResult, checker: str) -> bool:
+    judge = verdict_on(log.store, version, result, checker=checker)
+
     def decide(state: RunState) -> Verdict | None:
         present = state.find(version.name)
         if present is None or not present.readable:
             return None
-        return Verdict(
-            versions=(version.name,), check=result.check, passed=result.passed,
-            reason=result.reason and result.reason[:2000], evidence=dict(result.evidence), checker=checker,
-        )  # fmt: skip
+        return judge(state)
 
     log.refresh()  # whoever finds something missing folds again before it judges
     return log.append(decide) is not None

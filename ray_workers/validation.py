@@ -26,6 +26,7 @@ from ray_workers.store.manifest import Manifest
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.run_state import RunState, VersionState
 from ray_workers.store.shards import read_shard
+from ray_workers.store.sharing import SharedBytes
 from ray_workers.store.versions import UNREADABLE, CheckResult, load_manifest, verify_bytes
 from ray_workers.user_checks import StoredVersion, run_check
 
@@ -35,6 +36,7 @@ __all__ = [
     "drift_of",
     "record_verdicts",
     "validate",
+    "verdict_on",
 ]
 
 _HISTORY = 30
@@ -208,12 +210,25 @@ def record_verdicts(
         repeated = result.passed and result.check in present.passed and result.check not in _AGAIN
         if repeated or result.check == UNREADABLE:
             continue
-        body = Verdict(
-            versions=(version.name,),
+        log.append(verdict_on(log.store, version, result, checker=checker))
+
+
+def verdict_on(
+    store: ObjectStore, version: VersionState, result: CheckResult, *, checker: str
+) -> Callable[[RunState], Verdict]:
+    """What to append for a check of `version`: bad bytes are the matter of every version that shares them."""
+    bad = None
+    if result.check == "bytes" and not result.passed:
+        bad = SharedBytes(store, version, result)
+
+    def decide(state: RunState) -> Verdict:
+        return Verdict(
+            versions=(version.name,) if bad is None else bad.names(state),
             check=result.check,
             passed=result.passed,
             reason=result.reason and result.reason[:2000],
             evidence=dict(result.evidence),
             checker=checker,
         )
-        log.append(lambda _, body=body: body)  # type: ignore[misc]
+
+    return decide

@@ -68,6 +68,8 @@ class VersionEntry:
     tags: tuple[str, ...]
     facts: VersionFacts | None
     problem: str | None
+    bytes_new: int | None = None
+    """Of the version's bytes, those that its base did not hold already; None when the manifest cannot be used."""
 
     @property
     def reason(self) -> str | None:
@@ -91,6 +93,7 @@ class VersionEntry:
             "status": self.status,
             "tags": list(self.tags),
             "bytes": version.bytes,
+            "bytes_new": self.bytes_new,
             "committed_at": version.at,
             "attempt": self.attempt,
             "fence": version.fence,
@@ -151,8 +154,11 @@ class VersionCatalog:
         numbers = attempt_numbers(state)
         chosen = state.versions if wanted is None else wanted
         versions = [state.versions[number] for number in sorted(chosen)]
+        bases = [state.versions.get(v.base) for v in versions if v.base is not None]
         with ThreadPoolExecutor(_READERS) as pool:
             found = list(pool.map(self._facts, versions))
+            others = [v for v in bases if v is not None and v not in versions]
+            list(pool.map(self._facts, others))  # known from here on
         return tuple(
             VersionEntry(
                 run=self._run,
@@ -161,9 +167,17 @@ class VersionCatalog:
                 tags=tuple(sorted(tag for tag, n in state.tags.items() if n == version.number)),
                 facts=facts,
                 problem=problem,
+                bytes_new=None if facts is None else self._new_bytes(state, version, facts),
             )
             for version, (facts, problem) in zip(versions, found, strict=True)
         )
+
+    def _new_bytes(self, state: RunState, version: VersionState, facts: VersionFacts) -> int:
+        base = state.versions.get(version.base) if version.base is not None else None
+        known = None if base is None else self._known.get(base.manifest)
+        # What a base held that is deleted by now belongs to the oldest version that is left, this one for all we know.
+        shared = set() if known is None else {shard.key for shard in known.shards}
+        return version.bytes - sum(s.bytes for s in facts.shards if s.key in shared)
 
     def _facts(self, version: VersionState) -> tuple[VersionFacts | None, str | None]:
         known = self._known.get(version.manifest)

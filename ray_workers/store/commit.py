@@ -7,17 +7,35 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ray_workers.store import keys
-from ray_workers.store.bodies import Commit
-from ray_workers.store.errors import DigestMismatchError, InternalError, StoreUnavailableError
+from ray_workers.store.bodies import Commit, VersionName
+from ray_workers.store.errors import (
+    DigestMismatchError,
+    InternalError,
+    RuleRefusedError,
+    StoreUnavailableError,
+)
+from ray_workers.store.keys import data_fence
 from ray_workers.store.log import RunLog
 from ray_workers.store.manifest import Manifest
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.rules import check_fence
 from ray_workers.store.run_state import RunState
+from ray_workers.store.shards import ShardEntry
 
-__all__ = ["CommittedVersion", "commit_version", "put_with_retries"]
+__all__ = ["Base", "CommittedVersion", "check_references", "commit_version", "put_with_retries"]
 
 _TRIES = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """An earlier version whose shards a new one names instead of sending them again."""
+
+    name: VersionName
+    shards: tuple[ShardEntry, ...]
+    """All that its manifest names."""
+    reused: frozenset[str]
+    """Keys among them that the new version names too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +45,9 @@ class CommittedVersion:
     fence: int
     step: int
     bytes: int
+    """Of the manifest and of all shards that it names."""
+    bytes_new: int
+    """Without those that its base named already."""
     at: str
 
 
@@ -35,6 +56,7 @@ def commit_version(
     log: RunLog,
     manifest: Manifest,
     *,
+    base: Base | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> CommittedVersion:
     """Make a version of shards that are already durable.
@@ -42,13 +64,22 @@ def commit_version(
     The order is the invariant: whoever finds the record finds the manifest, whoever finds the manifest finds the shards.
     Nothing is deleted on failure: an unanswered write may still land (FORMAT.md §6).
 
+    Args:
+        store: where the run lives.
+        log: the run's log.
+        manifest: what to commit; every shard that is not of `base` was stored for this version, under its own fence.
+        base: set if the manifest names shards of an earlier version.
+        sleep: pause in seconds; replaced in tests.
+
     Raises:
         FenceLostError: a newer attempt owns the run. Nothing was committed.
-        RuleRefusedError: the step is not above this attempt's last. Nothing was committed.
+        RuleRefusedError: the step is not above this attempt's last, or the base may not be built on any more. Nothing
+            was committed.
         OutcomeUnknownError: the record was sent, and may be in the log or appear there. Nothing may be undone.
         StoreUnavailableError: the manifest could not be stored. Nothing was committed.
     """
     check_fence(log.refresh(), manifest.fence)
+    check_references(log.state, manifest, base)
     data = manifest.to_bytes()
     key = keys.manifest_key(log.state.run, manifest.fence, manifest.digest)
     put_with_retries(store, key, data, sleep=sleep)
@@ -57,11 +88,12 @@ def commit_version(
             f"{key} reads back other bytes than were written; the version is dropped.", key=key
         )
     size = len(data) + sum(shard.bytes for shard in manifest.shards)
+    shared = sum(shard.bytes for shard in manifest.shards if base and shard.key in base.reused)
 
     def decide(state: RunState) -> Commit:
         return Commit(
             fence=manifest.fence, number=state.next_number, manifest=manifest.digest,
-            step=manifest.progress.step, bytes=size,
+            step=manifest.progress.step, bytes=size, base=base.name if base is not None else None,
         )  # fmt: skip
 
     # The commit point. Before this record no reader knows the version; after it the version is durable and whole.
@@ -70,8 +102,32 @@ def commit_version(
         raise InternalError("Commit was not appended")
     return CommittedVersion(
         number=record.body.number, manifest=manifest.digest, fence=manifest.fence,
-        step=manifest.progress.step, bytes=size, at=record.at,
+        step=manifest.progress.step, bytes=size, bytes_new=size - shared, at=record.at,
     )  # fmt: skip
+
+
+def check_references(state: RunState, manifest: Manifest, base: Base | None) -> None:
+    """Raise `RuleRefusedError` unless every shard that was stored before is one of the base, as the base names it.
+
+    The base is kept when the commit lands (FORMAT.md §6), and so is what it names; nothing else that was stored before
+    is protected from a sweep.
+    """
+    reused = frozenset[str]() if base is None else base.reused
+    known = {} if base is None else {s.key: (s.bytes, s.digest) for s in base.shards}
+    for shard in manifest.shards:
+        written = data_fence(shard.key)
+        own = written is not None and (written.run, written.fence) == (state.run, manifest.fence)
+        if shard.key in reused:
+            allowed = known.get(shard.key) == (shard.bytes, shard.digest)
+        else:
+            allowed = own
+        if not allowed:
+            raise RuleRefusedError(
+                f"Run {state.run!r} refuses Commit: {shard.key} was stored for an earlier version and is not what the base "
+                "names.",
+                run=state.run,
+                rule=Commit.kind,
+            )
 
 
 def put_with_retries(

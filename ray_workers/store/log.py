@@ -78,6 +78,11 @@ class RunLog:
         """Damaged slots that are known to be no holes, or none any more."""
 
     @property
+    def store(self) -> ObjectStore:
+        """Where the run lives."""
+        return self._store
+
+    @property
     def state(self) -> RunState:
         """What the log said when it was last read. Do not change it."""
         return self._state

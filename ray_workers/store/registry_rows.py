@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ray_workers.store.catalog import VersionCatalog, VersionEntry, VersionFacts, attempt_numbers
+from ray_workers.store.catalog import VersionCatalog, VersionEntry, attempt_numbers
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.run_state import RunState
 from ray_workers.store.strict_json import encode_float
@@ -34,24 +34,15 @@ Known = Callable[[str], Mapping[str, Any] | None]
 def version_rows_of(store: ObjectStore, state: RunState, known: Known) -> Iterator[dict[str, Any]]:
     """A row for every version of the run, oldest first; only manifests that are not `known` are read."""
     unknown = [n for n, v in state.versions.items() if known(v.manifest) is None]
-    bases = {state.versions[n].base for n in unknown} & set(state.versions)
     catalog = VersionCatalog(store, state.run)
-    entries = {
-        e.version.number: e
-        for e in catalog.entries(state, {*unknown, *(n for n in state.versions if n in bases)})
-    }
+    entries = {entry.version.number: entry for entry in catalog.entries(state, unknown)}
     numbers = attempt_numbers(state)
     for number in sorted(state.versions):
         version = state.versions[number]
         facts = known(version.manifest)
         if facts is None:
-            facts = version_facts(entries[number], _base_of(entries, version.base))
+            facts = version_facts(entries[number])
         yield {**version_row(state, number, numbers[version.fence]), **facts}
-
-
-def _base_of(entries: Mapping[int, VersionEntry], base: int | None) -> VersionFacts | None:
-    entry = entries.get(base) if base is not None else None
-    return None if entry is None else entry.facts
 
 
 def version_row(state: RunState, number: int, attempt_number: int) -> dict[str, Any]:
@@ -82,12 +73,11 @@ def version_row(state: RunState, number: int, attempt_number: int) -> dict[str, 
     }
 
 
-def version_facts(entry: VersionEntry, base: VersionFacts | None) -> dict[str, Any]:
+def version_facts(entry: VersionEntry) -> dict[str, Any]:
     """The columns of the manifest; all None if it cannot be used."""
     facts = entry.facts
     if facts is None:
         return dict.fromkeys(FACTS_COLUMNS)
-    sent_before = set() if base is None else {shard.key for shard in base.shards}
     parent = facts.parent
     return {
         "epoch": facts.progress.epoch,
@@ -99,8 +89,7 @@ def version_facts(entry: VersionEntry, base: VersionFacts | None) -> dict[str, A
         "world_size": facts.world_size,
         "tensors": facts.tensors,
         "shards": len(facts.shards),
-        "bytes_new": entry.version.bytes
-        - sum(s.bytes for s in facts.shards if s.key in sent_before),
+        "bytes_new": entry.bytes_new,
         "staging_s": facts.durations.get("staging_s"),
         "upload_s": facts.durations.get("upload_s"),
         "code_version": facts.environment.get("code") or None,

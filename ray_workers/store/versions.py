@@ -47,6 +47,9 @@ _REFERENCE = re.compile(rf"(?P<run>[^@]+)@(?P<version>[0-9]{{1,18}}|{_TAG})")
 COMPUTED = ("latest", "sound", "best")
 """Names that a tag cannot take: what they mean is computed."""
 
+_MOST_KEYS = 100
+"""Bad objects that a verdict names: a record has a limit."""
+
 PickBest = Callable[[list[VersionState]], VersionState | None]
 
 
@@ -171,13 +174,25 @@ def verify_bytes(
 ) -> tuple[CheckResult, Manifest | None]:
     """Read every object of the version and compare every digest; the manifest only if all of them hold."""
     started = time.monotonic()
+    total, bad = 0, dict[str, str]()
     try:
         manifest = load_manifest(store, run, version)
-        total = sum(len(read_shard(store, entry)) for entry in manifest.shards)
+        for entry in manifest.shards:
+            try:
+                total += len(read_shard(store, entry))
+            except (DamageError, ObjectNotFoundError) as error:
+                bad[entry.key] = error.message  # and on: others may name these objects too
     except (DamageError, ObjectNotFoundError) as error:
         return CheckResult(check="bytes", passed=False, reason=error.message), None
     except NewerFormatError as error:
         # No damage: an older program must not condemn what it cannot read.
         return CheckResult(check=UNREADABLE, passed=False, reason=error.message), None
+    if bad:
+        return CheckResult(
+            check="bytes",
+            passed=False,
+            reason=next(iter(bad.values())),
+            evidence={"keys": list(bad)[:_MOST_KEYS]},
+        ), None
     evidence = {"bytes": total, "seconds": round(time.monotonic() - started, 3)}
     return CheckResult(check="verified", passed=True, evidence=evidence), manifest

@@ -23,7 +23,7 @@ from ray_workers.store.bodies import (
 )
 from ray_workers.store.checksum import digest_of
 from ray_workers.store.clock import utc_now
-from ray_workers.store.commit import commit_version
+from ray_workers.store.commit import Base, commit_version
 from ray_workers.store.layout import Chunk, TensorLayout, merge_layouts
 from ray_workers.store.log import RunLog
 from ray_workers.store.manifest import Curve, Manifest, Progress, ShardEntry, VersionRef
@@ -31,6 +31,7 @@ from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.opening import open_root
 from ray_workers.store.run_state import VersionState
 from ray_workers.store.shards import arrange, build_header
+from ray_workers.store.versions import load_manifest
 
 __all__ = ["MadeUpRun", "flip_byte", "folder_store"]
 
@@ -86,7 +87,7 @@ class MadeUpRun:
         self.series = [point for point in self.series if point[0] <= step]
         return self.fence
 
-    def commit(
+    def commit(  # noqa: PLR0913 - a form
         self,
         step: int,
         *,
@@ -95,11 +96,17 @@ class MadeUpRun:
         content: float = 1.0,
         epoch: int = 0,
         curve: Mapping[str, Curve] | None = None,
+        base: int | None = None,
     ) -> int:
-        """Steps up to `step`, then a version of one small tensor a rank, all of value `content`; returns its number."""
+        """Steps up to `step`, then a version of one small tensor a rank, all of value `content`; returns its number.
+
+        With a `base`, rank 0's shard is that version's, and only the others are stored.
+        """
         done = self.series[-1][0] if self.series else 0
         self.series += [(at, 1.0 / at) for at in range(done + 1, step + 1)]
-        shards = [self._shard(rank, content) for rank in range(self.ranks)]
+        built_on = None if base is None else self._base(base)
+        shards = [] if built_on is None else [built_on.shards[0]]
+        shards += [self._shard(rank, content) for rank in range(len(shards), self.ranks)]
         manifest = Manifest(
             payload="state",
             run_id=str(self.log.state.run_id),
@@ -117,7 +124,7 @@ class MadeUpRun:
             shards=tuple(shards),
             durations={"staging_s": 0.25, "upload_s": 0.5},
         )
-        return commit_version(self.store, self.log, manifest).number
+        return commit_version(self.store, self.log, manifest, base=built_on).number
 
     def end(self, outcome: str = "completed", reason: str | None = None) -> None:
         end_attempt(self.log, self.fence, outcome, reason)
@@ -162,6 +169,11 @@ class MadeUpRun:
     def shard_keys(self, number: int) -> Sequence[str]:
         data = self.store.get(self.manifest_key(number))
         return [entry.key for entry in Manifest.from_bytes(data).shards]
+
+    def _base(self, number: int) -> Base:
+        version = self.version(number)
+        shards = load_manifest(self.store, self.name, version).shards
+        return Base(name=version.name, shards=shards, reused=frozenset({shards[0].key}))
 
     def _shard(self, rank: int, content: float) -> ShardEntry:
         data = build_header(arrange([(_tensor(rank), "F32", (4,))])) + struct.pack(

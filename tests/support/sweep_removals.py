@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from ray_workers import resume, validation
-from ray_workers.store import keys, records, rules, shards, versions
+from ray_workers.store import commit as commit_module
+from ray_workers.store import keys, records, rules, shards, sharing, versions
 from ray_workers.store.bodies import Condemn, ForkPin, ResumeChosen, Verdict, VersionName
-from ray_workers.store.commit import CommittedVersion, put_with_retries
+from ray_workers.store.commit import Base, CommittedVersion, put_with_retries
 from ray_workers.store.errors import DamageError, ObjectNotFoundError, PawlError
 from ray_workers.store.log import RunLog
 from ray_workers.store.log_slots import DAMAGED, LogSlots, Slot
@@ -38,10 +39,12 @@ __all__ = [
     "no_read_back",
     "one_fence_for_all_incarnations",
     "one_key_for_all_tries",
+    "only_the_one_looked_at",
     "open_fences_are_swept",
     "passes_over_in_silence",
     "pins_last",
     "record_digest_unchecked",
+    "references_unchecked",
     "shard_digest_unchecked",
     "shards_at_first_sight",
     "sweeps_above_damage",
@@ -117,16 +120,19 @@ def damage_at_first_sight(patch: MonkeyPatch) -> None:
 
 
 def no_read_back(patch: MonkeyPatch) -> None:
-    def commit(store: ObjectStore, log: RunLog, manifest: Manifest) -> CommittedVersion:
+    def commit(
+        store: ObjectStore, log: RunLog, manifest: Manifest, *, base: Base | None = None
+    ) -> CommittedVersion:
         check_fence(log.refresh(), manifest.fence)
         data = manifest.to_bytes()
         put_with_retries(
             store, keys.manifest_key(log.state.run, manifest.fence, manifest.digest), data
         )
-        number = programs.append_commit(log, manifest, None, len(data))
+        name = None if base is None else base.name
+        number = programs.append_commit(log, manifest, name, len(data))
         return CommittedVersion(
             number=number, manifest=manifest.digest, fence=manifest.fence,
-            step=manifest.progress.step, bytes=len(data), at="",
+            step=manifest.progress.step, bytes=len(data), bytes_new=len(data), at="",
         )  # fmt: skip
 
     patch.setattr(programs, "commit_version", commit)
@@ -136,9 +142,11 @@ def cleans_up_after_failure(patch: MonkeyPatch) -> None:
     """An attempt deletes its own upload when it does not know its commit to be done."""
     commit = programs.commit_version
 
-    def commit_or_clean(store: ObjectStore, log: RunLog, manifest: Manifest) -> CommittedVersion:
+    def commit_or_clean(
+        store: ObjectStore, log: RunLog, manifest: Manifest, *, base: Base | None = None
+    ) -> CommittedVersion:
         try:
-            return commit(store, log, manifest)
+            return commit(store, log, manifest, base=base)
         except PawlError:
             for entry in manifest.shards:
                 store.delete(entry.key)
@@ -155,6 +163,16 @@ def condemned_bases_allowed(patch: MonkeyPatch) -> None:
         return known if body.kind == "Commit" else checked(state, body, name)
 
     patch.setattr(rules, "_not_condemned", check)
+
+
+def references_unchecked(patch: MonkeyPatch) -> None:
+    """A manifest may name whatever shard its writer remembers."""
+    patch.setattr(commit_module, "check_references", lambda *_: None)
+
+
+def only_the_one_looked_at(patch: MonkeyPatch) -> None:
+    """A bad object is the matter of the one version that was read."""
+    patch.setattr(sharing, "relatives", lambda *_: [])
 
 
 def one_fence_for_all_incarnations(patch: MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def test_a_row_joins_the_log_and_the_manifest(run):
     assert row == {
         "number": 1, "step": 10, "epoch": 1, "epochs_wanted": 3, "finished": False, "rung": "verified", "reason": None,
         "status": "live", "tags": ["prod"], "metrics": {"loss": 0.5}, "config": {"lr": 0.1, "layers": [1, 2]},
-        "bytes": version.bytes, "committed_at": version.at, "attempt": 1, "fence": run.fence,
+        "bytes": version.bytes, "bytes_new": version.bytes, "committed_at": version.at, "attempt": 1, "fence": run.fence,
         "manifest": version.manifest, "parent": None, "parent_run": None, "payload": "state", "world_size": 2,
         "durations": {"staging_s": 0.25, "upload_s": 0.5},
     }  # fmt: skip

@@ -107,6 +107,14 @@ CONTROLS = (
         remove=swept.condemned_bases_allowed, mix=_RETAINED,
     ),
     Control(
+        guard="what a version names of an earlier one, its base names", rule="§4 Commit",
+        remove=swept.references_unchecked, mix=_mix("past its base", "collect", writers=0, beginnings=("four versions",), fault=0.0),
+    ),
+    Control(
+        guard="a bad object is the matter of every version that names it", rule="§2 Verdict",
+        remove=swept.only_the_one_looked_at, mix=_mix("scrub", "validate", **_ROT),
+    ),
+    Control(
         guard="an unanswered write is sent again until its slot is taken", rule="§3 Append",
         remove=removed.gives_up_without_answer, mix=_ANSWERS,
     ),

@@ -64,6 +64,7 @@ _PROGRAMS: dict[str, Callable[[int, random.Random], Program]] = {
     "drill": lambda *_: programs.drills,
     "roll back": lambda *_: programs.rolls_back,
     "end": lambda *_: programs.ends,
+    "past its base": lambda n, _: functools.partial(programs.refers_past_its_base, flow=f"f{n}"),
     "fork": lambda n, r: functools.partial(programs.fork, flow=f"f{n}", oldest=r.random() < 0.5),
     "delete run": lambda *_: programs.delete_run,
 }  # fmt: skip

@@ -57,6 +57,8 @@ def check_everything(
     _check_deletes(processes)
     for run, oracle in runs.items():
         _check_bytes(inner, run, oracle, rotten)
+        if rotten:
+            _check_sharing(inner, run, oracle)
         _check_fold(inner, run, oracle)
     _check_origin(runs[RUN], runs[CHILD])
     for one in told:
@@ -194,6 +196,30 @@ def _check_bytes(inner: ObjectStore, run: str, oracle: OracleRun, rotten: set[st
             )
 
 
+def _check_sharing(inner: ObjectStore, run: str, oracle: OracleRun) -> None:
+    """Whoever found an object bad said so of every version that names it."""
+    bad = {v.number: _bad_shards(inner, run, v) for v in oracle.versions.values() if v.kept}
+    found = {
+        key for number, keys in bad.items() if oracle.versions[number].bad_bytes for key in keys
+    }
+    for number, keys in bad.items():
+        if keys & found and not oracle.versions[number].quarantined and not oracle.damaged:
+            raise BrokenError(
+                Invariant.NO_FALSE_ALARM,
+                f"version {number} names {sorted(keys & found)}, found bad",
+            )
+
+
+def _bad_shards(inner: ObjectStore, run: str, version: OracleVersion) -> set[str]:
+    try:
+        data = inner.get(f"runs/{run}/manifests/{version.fence:020d}/{version.digest}.json")
+    except ObjectNotFoundError:
+        return set()
+    if hashlib.sha256(data).hexdigest() != version.digest:
+        return set()
+    return {e["key"] for e in json.loads(data)["shards"] if not _shard_holds(inner, e)}
+
+
 def _is_whole(inner: ObjectStore, run: str, version: OracleVersion) -> bool:
     key = f"runs/{run}/manifests/{version.fence:020d}/{version.digest}.json"
     try:
@@ -206,7 +232,10 @@ def _is_whole(inner: ObjectStore, run: str, version: OracleVersion) -> bool:
 
 
 def _shard_holds(inner: ObjectStore, entry: Mapping[str, Any]) -> bool:
-    data = inner.get(entry["key"])
+    try:
+        data = inner.get(entry["key"])
+    except ObjectNotFoundError:
+        return False
     digest = f"xxh3-128:{xxhash.xxh3_128_hexdigest(data)}"
     return bool(len(data) == entry["bytes"] and digest == entry["digest"])
 

@@ -21,7 +21,7 @@ from ray_workers.store import keys
 from ray_workers.store.attempts import create_run, end_attempt, roll_back, start_attempt
 from ray_workers.store.bodies import Commit, RunDeleted, Tagged, Verdict, VersionName
 from ray_workers.store.checksum import digest_of
-from ray_workers.store.commit import commit_version, put_with_retries
+from ray_workers.store.commit import Base, commit_version
 from ray_workers.store.errors import (
     ConflictError,
     DamageError,
@@ -57,6 +57,7 @@ __all__ = [
     "judges_all",
     "older_program_caches",
     "open_log",
+    "refers_past_its_base",
     "restart",
     "retires",
     "rolls_back",
@@ -121,6 +122,18 @@ def commits(store: ObjectStore, told: Told, *, share: bool = False) -> None:
         _save(store, log, told, own.fence, step, share=share)
 
 
+def refers_past_its_base(store: ObjectStore, told: Told, *, flow: str) -> None:
+    """An attempt that remembers a shard of an old version, and builds on the newest, which does not name it."""
+    log, fence, step = _begin(store, told, flow, 1, "sound", RUN)
+    kept = [v for v in log.state.newest_first() if v.candidate]
+    try:
+        base = _as_base(store, log, kept[0].name, reused=kept[-1].name)
+        entry = _shards_of(store, log, kept[-1].name)[0]
+    except (IndexError, StoreUnavailableError, DamageError, MissingError):
+        return
+    _commit(store, log, told, _manifest(log, fence, step + 1, entry), base)
+
+
 def ends(store: ObjectStore, told: Told) -> None:
     log = open_log(store)
     if log.state.open_fence is not None:
@@ -170,17 +183,24 @@ def _patiently(store: ObjectStore, key: str) -> bytes:
 def _save(
     store: ObjectStore, log: RunLog, told: Told, fence: int, step: int, *, share: bool
 ) -> None:
-    base = _base(log.state) if share else None
+    base = None
     try:
-        entry = _upload(store, log, fence, step) if base is None else _shared(store, log, base)
+        chosen = _base(log.state) if share else None
+        if chosen is None:
+            entry = _upload(store, log, fence, step)
+        else:
+            base = _as_base(store, log, chosen, reused=chosen)
+            entry = base.shards[0]
     except (StoreUnavailableError, DamageError, MissingError):
         return  # this save is dropped; training goes on
-    manifest = _manifest(log, fence, step, entry)
+    _commit(store, log, told, _manifest(log, fence, step, entry), base)
+
+
+def _commit(
+    store: ObjectStore, log: RunLog, told: Told, manifest: Manifest, base: Base | None
+) -> None:
     try:
-        if base is None:
-            number = commit_version(store, log, manifest).number
-        else:
-            number = _commit_on_base(store, log, manifest, base)
+        number = commit_version(store, log, manifest, base=base).number
     except (ConflictError, DamageError, MissingError):
         told.failed.append(manifest.digest)
     except RetryableError:
@@ -207,11 +227,18 @@ def _upload(store: ObjectStore, log: RunLog, fence: int, step: int) -> ShardEntr
     return ShardEntry(rank=0, key=key, bytes=len(data), digest=digest_of(data))
 
 
-def _shared(store: ObjectStore, log: RunLog, base: VersionName) -> ShardEntry:
-    version = log.state.find(base)
+def _as_base(store: ObjectStore, log: RunLog, name: VersionName, *, reused: VersionName) -> Base:
+    """The version as a base; what is named again are the shards of `reused`."""
+    shards = _shards_of(store, log, name)
+    keys_reused = {shard.key for shard in _shards_of(store, log, reused)}
+    return Base(name=name, shards=shards, reused=frozenset(keys_reused))
+
+
+def _shards_of(store: ObjectStore, log: RunLog, name: VersionName) -> tuple[ShardEntry, ...]:
+    version = log.state.find(name)
     if version is None or not version.readable:
-        raise VersionGoneError(f"Version {base.number} is gone.")
-    return load_manifest(store, log.state.run, version).shards[0]
+        raise VersionGoneError(f"Version {name.number} is gone.")
+    return load_manifest(store, log.state.run, version).shards
 
 
 def _manifest(log: RunLog, fence: int, step: int, entry: ShardEntry) -> Manifest:
@@ -228,16 +255,6 @@ def _manifest(log: RunLog, fence: int, step: int, entry: ShardEntry) -> Manifest
         tensors=_layout(),
         shards=(entry,),
     )
-
-
-def _commit_on_base(store: ObjectStore, log: RunLog, manifest: Manifest, base: VersionName) -> int:
-    """As `commit_version` does, for a version that refers to a shard of its base."""
-    data = manifest.to_bytes()
-    key = keys.manifest_key(log.state.run, manifest.fence, manifest.digest)
-    put_with_retries(store, key, data)
-    if store.get(key) != data:
-        raise DamageError(f"{key} reads back other bytes.")
-    return append_commit(log, manifest, base, len(data) + manifest.shards[0].bytes)
 
 
 def append_commit(log: RunLog, manifest: Manifest, base: VersionName | None, size: int) -> int:
