@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,7 @@ def _module(module: str, names: tuple[str, ...]) -> Iterator[str]:
 def _entry(title: str, item: Any) -> str:
     text = inspect.cleandoc(item.__doc__ or "")
     signature = "" if inspect.isclass(item) else str(inspect.signature(item))
+    signature = re.sub(r"<function (\S+) at 0x[0-9a-f]+>", r"\1", signature)
     return f"### `{title}`\n\n```text\n{title.rpartition('.')[2]}{signature}\n\n{text}\n```"
 
 

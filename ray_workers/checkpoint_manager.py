@@ -8,18 +8,21 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 from ray_workers.messages import PawlEvent, ShardReport, VersionOutcome
 from ray_workers.store.attempts import resumed_from
+from ray_workers.store.bodies import VersionName
 from ray_workers.store.clock import utc_now
-from ray_workers.store.commit import CommittedVersion, commit_version
-from ray_workers.store.errors import FenceLostError, PawlError
+from ray_workers.store.commit import Base, CommittedVersion, commit_version
+from ray_workers.store.errors import FenceLostError, PawlError, RetryableError, RuleRefusedError
 from ray_workers.store.layout import merge_layouts
 from ray_workers.store.log import RunLog
 from ray_workers.store.manifest import FileEntry, Manifest, VersionRef, check_coverage
 from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.versions import load_manifest
 
 __all__ = ["AttemptIdentity", "CheckpointManager"]
 
@@ -66,6 +69,8 @@ class CheckpointManager:
         self._outcomes: dict[int, VersionOutcome] = {}
         self._parent: VersionRef | None = None
         """This attempt's last version."""
+        self._last: Base | None = None
+        """The same, for the next to build on."""
         self._dropped_in_a_row = 0
         self._stop: str | None = None
         self._events: list[PawlEvent] = []
@@ -127,10 +132,12 @@ class CheckpointManager:
             self._dropped(older, f"a rank went on to step {step} without its shard of step {older}")
 
     def _commit(self, step: int, reports: list[ShardReport]) -> VersionOutcome:
+        reused = frozenset[str]().union(*(report.reused for report in reports))
         try:
             manifest = _manifest_of(self._attempt, self._parent or self._resume_point(), reports)
             check_coverage(manifest)
-            done = commit_version(self._store, self._log, manifest)
+            base = self._base_of(reused)
+            done = commit_version(self._store, self._log, manifest, base=base)
         except FenceLostError as error:
             self._stop = "fence_lost"
             self._tell("fence_lost", error.message, by=error.details.get("by"))
@@ -138,7 +145,10 @@ class CheckpointManager:
                 VersionOutcome(step=step, number=None, reason=error.message, stop="fence_lost")
             )
         except PawlError as error:
-            return self._dropped(step, error.message)
+            # Whatever is wrong with the base, the next version does without; a store that is ill is not the base's fault.
+            resend = bool(reused) and not isinstance(error, RetryableError)
+            return self._dropped(step, error.message, resend=resend)
+        self._last = Base(name=_name(done), shards=manifest.shards, reused=frozenset())
         self._parent = VersionRef(run=None, number=done.number, digest=done.manifest)
         self._dropped_in_a_row = 0
         self._tell(
@@ -146,11 +156,40 @@ class CheckpointManager:
         )
         return self._settle(VersionOutcome(step=step, number=done.number, stop=self._stop))
 
+    def _base_of(self, reused: frozenset[str]) -> Base | None:
+        """The version that holds all that is not sent again: this attempt's last, or the one that it resumed from.
+
+        Raises:
+            RuleRefusedError: neither does.
+        """
+        if not reused:
+            return None
+        if _holds(self._last, reused):
+            return self._last and replace(self._last, reused=reused)
+        resumed = self._resumed_base()
+        if _holds(resumed, reused):
+            return resumed and replace(resumed, reused=reused)
+        raise RuleRefusedError(
+            "shards of an earlier version are named that neither this attempt's last version nor the one resumed from "
+            "holds; the next save sends everything",
+            rule="Commit",
+        )
+
+    def _resumed_base(self) -> Base | None:
+        point = resumed_from(self._log.refresh(), self._attempt.fence)
+        if point is None or point.run is not None:
+            return None
+        version = self._log.state.find(VersionName(number=point.number, manifest=point.digest))
+        if version is None or not version.readable:
+            return None
+        shards = load_manifest(self._store, self._attempt.run, version).shards
+        return Base(name=version.name, shards=shards, reused=frozenset())
+
     def _resume_point(self) -> VersionRef | None:
         """What the workers restored: they may have left the version that the attempt began with."""
         return resumed_from(self._log.refresh(), self._attempt.fence) or self._attempt.parent
 
-    def _dropped(self, step: int, reason: str) -> VersionOutcome:
+    def _dropped(self, step: int, reason: str, *, resend: bool = False) -> VersionOutcome:
         self._dropped_in_a_row += 1
         self._tell(
             "dropped", f"The save of step {step} was dropped: {reason}", step=step, reason=reason
@@ -163,7 +202,9 @@ class CheckpointManager:
                 f"attempt ends, and can be retried. Last reason: {reason}",
                 reason=reason,
             )
-        return self._settle(VersionOutcome(step=step, number=None, reason=reason, stop=self._stop))
+        return self._settle(
+            VersionOutcome(step=step, number=None, reason=reason, stop=self._stop, resend=resend)
+        )
 
     def _settle(self, outcome: VersionOutcome) -> VersionOutcome:
         self._outcomes[outcome.step] = outcome
@@ -194,19 +235,32 @@ def _manifest_of(
         rank_plain=tuple(r.staged.state.rank_plain for r in reports)
         if lead.payload == "state"
         else (),
-        tensors=merge_layouts([r.staged.state.layout for r in reports]),
+        tensors=merge_layouts([part.layout for r in reports for part in r.staged.parts]),
         files=tuple(
             FileEntry(path=f.path, shard=index, name=f.name, bytes=f.bytes)
-            for index, report in enumerate(reports)
+            for index, report in zip(_first_shards(reports), reports, strict=True)
             for f in report.staged.state.files
         ),
-        shards=tuple(report.entry for report in reports),
+        shards=tuple(entry for report in reports for entry in report.entries),
         durations={
             **lead.state.startup,
             "staging_s": max(r.staged.staged_s for r in reports),
             "upload_s": max(r.upload_s for r in reports),
         },
     )
+
+
+def _holds(base: Base | None, reused: frozenset[str]) -> bool:
+    return base is not None and reused <= {shard.key for shard in base.shards}
+
+
+def _first_shards(reports: list[ShardReport]) -> list[int]:
+    """Index in the manifest of each rank's first shard."""
+    return [0, *accumulate(len(report.entries) for report in reports)][:-1]
+
+
+def _name(done: CommittedVersion) -> VersionName:
+    return VersionName(number=done.number, manifest=done.manifest)
 
 
 def _facts(
@@ -219,6 +273,7 @@ def _facts(
         "epoch": manifest.progress.epoch,
         "epochs_wanted": manifest.progress.epochs_wanted,
         "bytes": done.bytes,
+        "bytes_new": done.bytes_new,
         "metrics": dict(manifest.metrics),
         "upload_s": max(r.upload_s for r in reports),
         "staging_s": max(r.staged.staged_s for r in reports),
@@ -227,9 +282,11 @@ def _facts(
 
 def _sentence(done: CommittedVersion, manifest: Manifest, reports: list[ShardReport]) -> str:
     seconds = max(r.upload_s for r in reports)
-    rate = done.bytes / seconds / 1e6 if seconds > 0 else 0.0
+    rate = done.bytes_new / seconds / 1e6 if seconds > 0 else 0.0
+    known = done.bytes - done.bytes_new
+    sent = f", of which {done.bytes_new / 1e6:.2f} MB sent" if known else ""
     return (
         f"Version {done.number} committed: step {done.step}, epoch {manifest.progress.epoch}, "
-        f"{done.bytes / 1e6:.2f} MB in {seconds:.2f} s ({rate:.1f} MB/s), training stood still for "
+        f"{done.bytes / 1e6:.2f} MB{sent} in {seconds:.2f} s ({rate:.1f} MB/s), training stood still for "
         f"{1e3 * max(r.staged.staged_s for r in reports):.1f} ms"
     )

@@ -105,6 +105,14 @@ class Saving(_Settings):
         le=8,
         description="Staging buffers a worker holds in shared memory, each the size of its shard.",
     )
+    full_every: int = Field(
+        default=16,
+        ge=1,
+        description=(
+            "Versions that may share one stored shard of tensors that do not change, before it is stored again: they "
+            "share its fate. 1: every version is stored whole."
+        ),
+    )
     staging_dir: str = Field(
         default="/dev/shm",  # noqa: S108 - shared memory is the point
         description="Folder for staging buffers; it must be memory-backed to be fast.",

@@ -44,6 +44,8 @@ class TrainingContext:
     """`refuse`, or `reshard`: what to do with a version that another number of workers saved."""
     required: str = "sound"
     policy: SoundnessPolicy = field(default_factory=SoundnessPolicy)
+    full_every: int = 16
+    """Versions that may name one stored shard before it is stored again; 1: every save sends everything."""
     launched_at: str | None = None
     """When the flow began to start the workers; UTC, ISO 8601."""
     started_as: Mapping[str, str] = field(default_factory=dict)

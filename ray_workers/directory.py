@@ -15,7 +15,7 @@ import torch
 from typing_extensions import Buffer
 
 from ray_workers.messages import StagedFile
-from ray_workers.saver import RankContent
+from ray_workers.rank_content import RankContent
 from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.manifest import Manifest
 from ray_workers.store.shards import ShardEntry, data_start, parse_header

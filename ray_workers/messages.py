@@ -18,6 +18,7 @@ __all__ = [
     "ResumePoint",
     "ShardReport",
     "StagedFile",
+    "StagedPart",
     "StagedShard",
     "VersionOutcome",
 ]
@@ -51,8 +52,6 @@ class StagedFile:
 class RankState:
     """What one rank knows of a save besides the bytes. The shared parts come from rank 0 and are None elsewhere."""
 
-    layout: Mapping[str, TensorLayout]
-    """This rank's chunks only; their `shard` index is 0 until the manifest is made."""
     rank_plain: Any
     plain: Any = None
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -64,8 +63,21 @@ class RankState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StagedPart:
+    """One shard in a staging buffer."""
+
+    begin: int
+    """Where it lies in the file."""
+    bytes: int
+    layout: Mapping[str, TensorLayout]
+    """This shard's chunks only; their `shard` index is 0 until the manifest is made."""
+    still: bool = False
+    """It seems to be what was stored before: worth a digest before it is sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StagedShard:
-    """One rank's part of a version, complete in a staging buffer and touched by nobody else until it is answered."""
+    """One rank's shards of a version, complete in a staging buffer and touched by nobody else until it is answered."""
 
     rank: int
     world_size: int
@@ -73,27 +85,40 @@ class StagedShard:
     payload: str
     path: str
     """The staging file."""
-    bytes: int
-    """Of the shard, from the file's start."""
+    parts: tuple[StagedPart, ...]
+    """In the order of the manifest; the rank's files, if it has any, are in the first."""
     state: RankState
     staged_s: float
     """Seconds that training stood still for the copy."""
+    known: tuple[ShardEntry, ...] = ()
+    """What is stored already and may be named instead of a part with the same bytes."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.bytes for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardReport:
-    """A durable shard."""
+    """One rank's shards, all durable."""
 
     staged: StagedShard
-    entry: ShardEntry
+    entries: tuple[ShardEntry, ...]
+    """One for each part."""
+    reused: frozenset[str]
+    """Keys of those that were stored for an earlier version."""
     fence: int
     """Under which it was stored; a report under another fence than the coordinator's own is void."""
     upload_s: float
 
+    @property
+    def bytes_sent(self) -> int:
+        return sum(entry.bytes for entry in self.entries if entry.key not in self.reused)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionOutcome:
-    """What became of one save; the same for every rank."""
+    """What became of one save; the same for every rank, but for `shards`."""
 
     step: int
     number: int | None
@@ -101,6 +126,10 @@ class VersionOutcome:
     reason: str | None = None
     stop: str | None = None
     """`fence_lost` or `budget_spent`: the attempt must end."""
+    resend: bool = False
+    """What the save referred to may not be built on: the next one must send everything."""
+    shards: tuple[ShardEntry, ...] = ()
+    """This rank's, if there is a version and whoever tells knows them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,7 +120,7 @@ class RunMetrics:
         self._flight(1, node)
 
     def uploaded(self, report: ShardReport) -> None:
-        self._to.add("pawl_uploaded_bytes", report.entry.bytes, self._labels)
+        self._to.add("pawl_uploaded_bytes", report.bytes_sent, self._labels)
         self._to.observe("pawl_upload_seconds", report.upload_s, self._labels)
 
     def upload_failed(self) -> None:

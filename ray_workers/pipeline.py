@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from typing import Protocol
 
 from ray_workers.checkpoint_manager import CheckpointManager
@@ -56,7 +57,10 @@ def store_and_report(
         done = uploader.upload(staged, fence)
     except (PawlError, OSError) as error:
         return give_up(staged.progress.step, f"rank {staged.rank}: {error}")
-    return report(done)
+    outcome = report(done)
+    if outcome is None or outcome.number is None:
+        return outcome
+    return replace(outcome, shards=done.entries)
 
 
 class InProcessPipeline:

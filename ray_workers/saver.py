@@ -13,41 +13,24 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from ray_workers.host_copy import copy_pool
-from ray_workers.messages import RankState, StagedFile, StagedShard, VersionOutcome
+from ray_workers.messages import StagedShard, VersionOutcome
 from ray_workers.pipeline import PendingSave, SavePipeline
+from ray_workers.rank_content import RankContent, digests_in, rank_state, staged_parts
+from ray_workers.reuse import Offer, Reuse
 from ray_workers.shard_io import ShardPlan, plan_shard
 from ray_workers.staging import StagingBuffer, StagingRing
 from ray_workers.state_copy import StateCopy
 from ray_workers.store.errors import PawlError
-from ray_workers.store.layout import TensorLayout
-from ray_workers.store.manifest import Curve, Progress
+from ray_workers.store.manifest import Manifest, Progress
 
 __all__ = ["RankContent", "Saver"]
 
 _BUFFER_PATIENCE_S = 30.0
 _HEADROOM_BYTES = 256 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankContent:
-    """What this rank contributes to a version."""
-
-    tensors: Mapping[str, torch.Tensor]
-    rank_plain: Any = None
-    plain: Any = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    curve: Mapping[str, Curve] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    startup: Mapping[str, float] = field(default_factory=dict)
-    files: tuple[StagedFile, ...] = ()
-    payload: str = "state"
-    steady: AbstractSet[str] = frozenset()
-    """Paths of tensors that only an optimizer's step changes."""
 
 
 @dataclass(slots=True)
@@ -56,6 +39,7 @@ class _Flight:
 
     buffer: StagingBuffer
     step: int
+    offer: Offer
     copy: StateCopy | None = None
     pending: PendingSave | None = None
     declined: bool = False
@@ -68,7 +52,15 @@ class _Flight:
 class Saver:
     """Args as in `context.TrainingContext`; not shared between threads."""
 
-    def __init__(self, pipeline: SavePipeline, *, rank: int, world_size: int, buffers: int) -> None:
+    def __init__(
+        self,
+        pipeline: SavePipeline,
+        *,
+        rank: int,
+        world_size: int,
+        buffers: int,
+        full_every: int = 1,
+    ) -> None:
         self._pipeline = pipeline
         self._rank = rank
         self._world_size = world_size
@@ -79,6 +71,8 @@ class Saver:
         self._unheard: list[VersionOutcome] = []
         self._pool: ThreadPoolExecutor | None = None
         self._restless: set[str] = set()
+        self._full_every = full_every
+        self._reuse = Reuse(rank=rank, full_every=full_every)
 
     @property
     def in_flight(self) -> bool:
@@ -88,6 +82,11 @@ class Saver:
     def restless(self) -> AbstractSet[str]:
         """Paths called steady that changed between two optimizer steps; from then on they are copied at once."""
         return self._restless
+
+    def resumed(self, manifest: Manifest) -> None:
+        """Training goes on from this version of the run: what it holds need not be sent again."""
+        stored = (entry for entry in manifest.shards if entry.rank == self._rank)
+        self._reuse = Reuse(rank=self._rank, stored=stored, full_every=self._full_every)
 
     def collect(self) -> list[VersionOutcome]:
         """Outcomes that arrived since the last call, oldest first. Never blocks."""
@@ -106,7 +105,8 @@ class Saver:
         """
         started = time.monotonic()
         self.before_step()  # two saves without an optimizer's step between them
-        plan = self._planned(content.tensors)
+        offer = self._reuse.offer(content.tensors, content.frozen)
+        plan = self._planned(content.tensors, offer.groups)
         buffer = self._free_buffer(plan.total)
         if buffer is None:
             self._pipeline.decline(
@@ -114,7 +114,7 @@ class Saver:
             )
             return
         self._pool = self._pool or copy_pool()
-        flight = _Flight(buffer, progress.step)
+        flight = _Flight(buffer, progress.step, offer)
         self._flights.append(flight)
         flight.waiting_since = started
         with torch.no_grad():
@@ -122,7 +122,7 @@ class Saver:
                 plan,
                 content.tensors,
                 buffer.memory,
-                steady=content.steady - self._restless,
+                steady=(content.steady | offer.steady) - self._restless,
                 pool=self._pool,
                 settled=functools.partial(self._hand_over, flight, plan, content, progress),
             )
@@ -166,16 +166,18 @@ class Saver:
                 self._restless.update(changed)
                 self._decline(flight, _unsteady(changed))
                 return
-            layout = plan.layout() if content.payload == "state" else {}
+            if self._reuse.in_doubt:
+                self._reuse.compare(plan.groups, digests_in(plan, flight.buffer.memory))
             staged = StagedShard(
                 rank=self._rank,
                 world_size=self._world_size,
                 progress=progress,
                 payload=content.payload,
                 path=flight.buffer.path,
-                bytes=plan.total,
-                state=_rank_state(content, layout),
+                parts=staged_parts(plan, with_layout=content.payload == "state"),
+                state=rank_state(content),
                 staged_s=_stood_still(flight),
+                known=flight.offer.known,
             )
             flight.pending = self._pipeline.submit(staged)
         except (PawlError, OSError) as error:
@@ -187,9 +189,11 @@ class Saver:
         flight.declined = True
         self._pipeline.decline(flight.step, self._rank, reason)
 
-    def _planned(self, tensors: Mapping[str, torch.Tensor]) -> ShardPlan:
-        if self._plan is None or not self._plan.fits(tensors):
-            self._plan = plan_shard(tensors, rank=self._rank)
+    def _planned(
+        self, tensors: Mapping[str, torch.Tensor], groups: tuple[frozenset[str], ...]
+    ) -> ShardPlan:
+        if self._plan is None or not self._plan.fits(tensors, groups):
+            self._plan = plan_shard(tensors, rank=self._rank, groups=groups)
         return self._plan
 
     def _free_buffer(self, size: int) -> StagingBuffer | None:
@@ -217,6 +221,7 @@ class Saver:
                 open_flights.append(flight)
                 continue
             if outcome is not None:
+                self._reuse.heard(flight.offer, outcome)
                 outcomes.append(outcome)
             if self._ring is not None:
                 self._ring.give_back(flight.buffer.path)
@@ -254,16 +259,3 @@ def _unsteady(paths: tuple[str, ...]) -> str:
 def _with_headroom(size: int) -> int:
     """Room to grow: the metric series gets longer with every step, and a ring is costly to replace."""
     return size + max(size // 16, _HEADROOM_BYTES)
-
-
-def _rank_state(content: RankContent, layout: Mapping[str, TensorLayout]) -> RankState:
-    return RankState(
-        layout=layout,
-        rank_plain=content.rank_plain,
-        plain=content.plain,
-        metrics=content.metrics,
-        curve=content.curve,
-        environment=content.environment,
-        files=content.files,
-        startup=content.startup,
-    )

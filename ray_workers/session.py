@@ -31,6 +31,7 @@ from ray_workers.loss_probe import PROBE_METRIC, Probe, measure, measure_twice
 from ray_workers.messages import ResumePoint, VersionOutcome
 from ray_workers.policies.agreement import AgreementPace
 from ray_workers.policies.save_interval import SaveFacts
+from ray_workers.rank_content import RankContent
 from ray_workers.restoring import (
     SHARED,
     ShardCache,
@@ -39,19 +40,15 @@ from ray_workers.restoring import (
     read_manifest,
     restore_rank,
 )
-from ray_workers.saver import RankContent, Saver
+from ray_workers.saver import Saver
 from ray_workers.series import MetricSeries
 from ray_workers.startup import StartUp
 from ray_workers.state_tree import split
 from ray_workers.stopping import stop_error
-from ray_workers.store.errors import (
-    DamageError,
-    InvalidInputError,
-    ObjectNotFoundError,
-)
+from ray_workers.store.errors import DamageError, InvalidInputError, ObjectNotFoundError
 from ray_workers.store.manifest import Manifest, Progress
 from ray_workers.store.opening import StorageTarget
-from ray_workers.training_state import TrainingParts, capture, restore, steady_paths
+from ray_workers.training_state import TrainingParts, capture, frozen_paths, restore, steady_paths
 
 __all__ = ["CheckpointSession"]
 
@@ -80,6 +77,7 @@ class CheckpointSession:
             rank=context.rank,
             world_size=context.world_size,
             buffers=context.buffers,
+            full_every=context.full_every,
         )
         self._pace = AgreementPace()
         self._rng_state: dict[str, Any] | None = None
@@ -339,6 +337,7 @@ class CheckpointSession:
         return RankContent(
             tensors={**shared.tensors, **local.tensors},
             steady=steady_paths(self._parts, shared.tensors) if self._parts else frozenset(),
+            frozen=frozen_paths(self._parts, shared.tensors) if self._parts else frozenset(),
             rank_plain=local.plain,
             plain=shared.plain if lead else None,
             metrics={**self._series.latest(), **probed} if lead else {},
@@ -378,6 +377,8 @@ class CheckpointSession:
         self.step = manifest.progress.step
         self._position.epoch = manifest.progress.epoch
         self._committed_step = -1 if point.foreign else self.step
+        if not point.foreign:
+            self._saver.resumed(manifest)
         if self.rank == 0:
             warn_about_changes(manifest.environment)
 

@@ -1,22 +1,21 @@
-"""Live tensors to one rank's shard: plan once, then one copy into a buffer that somebody else owns."""
+"""Live tensors to one rank's shards: plan once, then one copy into a buffer that somebody else owns."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
-from torch.distributed.tensor import DTensor
 from torch.futures import Future
 from typing_extensions import override
 
-from ray_workers.planners import PawlSavePlanner, local_part
+from ray_workers.planners import local_part
+from ray_workers.shard_plan import PlannedChunk, PlannedPart, ShardPlan, plan_items, plan_shard
 from ray_workers.shard_reading import (
     PawlStorageReader,
     ReadShard,
@@ -26,14 +25,12 @@ from ray_workers.shard_reading import (
     read_tensors,
 )
 from ray_workers.store.errors import InternalError, InvalidInputError
-from ray_workers.store.layout import Chunk, TensorLayout
-from ray_workers.store.shards import ShardTensor, arrange, build_header
-from ray_workers.tensor_types import dtype_name, stored_shape
 
 __all__ = [
     "PawlStorageReader",
     "PawlStorageWriter",
     "PlannedChunk",
+    "PlannedPart",
     "ReadShard",
     "ShardPlan",
     "check_fit",
@@ -41,114 +38,9 @@ __all__ = [
     "plan_shard",
     "read_tensor",
     "read_tensors",
+    "write_headers",
     "write_shard",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedChunk:
-    path: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    """As torch counts it."""
-    position: int
-    """Bytes from the start of the shard."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardPlan:
-    """Where each tensor of this rank goes in its shard. Reusable as long as it `fits`; stays in its process."""
-
-    header: bytes
-    chunks: tuple[PlannedChunk, ...]
-    total: int
-    """Bytes of the whole shard."""
-    layouts: Mapping[str, TensorLayout]
-    signature: tuple[Any, ...]
-
-    def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """True when the same tensors, by path, type, shape and distribution, are there again."""
-        return self.signature == _signature(tensors)
-
-    def layout(self) -> dict[str, TensorLayout]:
-        """Every tensor this rank knows, with the chunks that it writes itself; for `merge_layouts`."""
-        return dict(self.layouts)
-
-
-def plan_shard(tensors: Mapping[str, torch.Tensor], *, rank: int) -> ShardPlan:
-    """Plan this rank's shard. Reads no tensor data, talks to no other rank; equal layouts give equal headers.
-
-    Raises:
-        InvalidInputError: a tensor cannot be stored; see `planners`.
-    """
-    planner = PawlSavePlanner(rank=rank)
-    planner.set_up_planner(dict(tensors), is_coordinator=rank == 0)
-    return _plan_of(planner.create_local_plan().items, tensors)
-
-
-def _plan_of(items: Sequence[WriteItem], tensors: Mapping[str, torch.Tensor]) -> ShardPlan:
-    own = {item.index.fqn: _chunk_of(item) for item in items}
-    layouts = {
-        path: TensorLayout(
-            dtype=_name(tensor),
-            shape=stored_shape(tensor.dtype, tensor.shape),
-            chunks=(own[path],) if path in own else (),
-        )
-        for path, tensor in tensors.items()
-    }
-    placed = arrange((path, layouts[path].dtype, chunk.shape) for path, chunk in own.items())
-    header = build_header(placed)
-    return ShardPlan(
-        header=header,
-        chunks=tuple(_planned(tensor, tensors, len(header)) for tensor in placed),
-        total=len(header) + sum(tensor.nbytes for tensor in placed),
-        layouts=layouts,
-        signature=_signature(tensors),
-    )
-
-
-def _planned(tensor: ShardTensor, tensors: Mapping[str, torch.Tensor], start: int) -> PlannedChunk:
-    part = local_part(tensors[tensor.name])
-    return PlannedChunk(
-        path=tensor.name,
-        dtype=part.dtype,
-        shape=tuple(part.shape),
-        position=start + tensor.offset,
-    )
-
-
-def _chunk_of(item: WriteItem) -> Chunk:
-    data = item.tensor_data
-    if data is None:
-        raise InvalidInputError(
-            f"{item.index.fqn} is a byte item, which only pickle could write or read: it is refused."
-        )
-    dtype = data.properties.dtype
-    return Chunk(
-        offsets=stored_shape(dtype, data.chunk.offsets),
-        shape=stored_shape(dtype, data.chunk.sizes),
-        shard=0,  # `merge_layouts` knows which
-        name=item.index.fqn,
-    )
-
-
-def _name(tensor: torch.Tensor) -> str:
-    name = dtype_name(tensor.dtype)
-    if name is None:
-        raise InvalidInputError(
-            f"Tensors of type {tensor.dtype} cannot be stored: convert them first."
-        )
-    return name
-
-
-def _signature(tensors: Mapping[str, torch.Tensor]) -> tuple[Any, ...]:
-    # Taken at each save, so without asking DTensor for offsets: mesh and placements decide them.
-    return tuple(
-        (path, tensor.dtype, tensor.shape)
-        if not isinstance(tensor, DTensor)
-        else (path, tensor.dtype, tensor.shape, tensor.placements, tensor.device_mesh)
-        for path, tensor in tensors.items()
-    )
 
 
 def write_shard(plan: ShardPlan, tensors: Mapping[str, torch.Tensor], buffer: memoryview) -> None:
@@ -162,10 +54,16 @@ def write_shard(plan: ShardPlan, tensors: Mapping[str, torch.Tensor], buffer: me
     if buffer.readonly or buffer.nbytes < plan.total:
         raise InternalError(f"A shard of {plan.total} bytes needs a writable buffer of that size")
     buffer = buffer.cast("B")
-    buffer[: len(plan.header)] = plan.header
+    write_headers(plan, buffer)
     with torch.no_grad():
         for chunk in plan.chunks:
             _copy_into(buffer, chunk, local_part(tensors[chunk.path]))
+
+
+def write_headers(plan: ShardPlan, buffer: memoryview) -> None:
+    """Everything of the shards but the tensors' data."""
+    for part in plan.parts:
+        buffer[part.begin : part.begin + len(part.header)] = part.header
 
 
 def _copy_into(buffer: memoryview, chunk: PlannedChunk, source: torch.Tensor) -> None:
@@ -218,7 +116,7 @@ class PawlStorageWriter(StorageWriter):
 
     @override
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        shard = _plan_of(plan.items, self._tensors)
+        shard = plan_items(plan.items, self._tensors)
         buffer = self._allocate(shard.total)
         values = {item.index.fqn: _resolved(planner, item) for item in plan.items}
         write_shard(shard, values, buffer)

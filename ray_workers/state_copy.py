@@ -22,7 +22,7 @@ import torch
 from ray_workers.device_copy import DeviceCopies
 from ray_workers.host_copy import CopySegment, HostCopy, copy_now
 from ray_workers.planners import local_part
-from ray_workers.shard_io import PlannedChunk, ShardPlan
+from ray_workers.shard_io import PlannedChunk, ShardPlan, write_headers
 from ray_workers.store.errors import InternalError
 
 __all__ = ["StateCopy", "address_of"]
@@ -69,7 +69,7 @@ class StateCopy:
         self._lock = threading.Lock()
         self._watched: list[tuple[str, torch.Tensor, int]] = []
         self._changed: tuple[str, ...] | None = None
-        memory[: len(plan.header)] = plan.header
+        write_headers(plan, memory)
         sorter = _Sorter(memory, steady)
         for chunk in plan.chunks:
             sorter.place(chunk, local_part(tensors[chunk.path]).detach())

@@ -40,6 +40,7 @@ class WorkerJob:
     on_changed_workers: str = "refuse"
     required: str = "sound"
     policy: SoundnessPolicy = field(default_factory=SoundnessPolicy)
+    full_every: int = 16
     launched_at: str | None = None
     started_as: Mapping[str, str] = field(default_factory=dict)
 
@@ -65,6 +66,7 @@ def run_worker(job: WorkerJob) -> None:
         fence=job.fence,
         required=job.required,
         policy=job.policy,
+        full_every=job.full_every,
         launched_at=job.launched_at,
         started_as=job.started_as,
         pipeline=RayPipeline(agent, rank),

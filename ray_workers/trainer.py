@@ -118,6 +118,7 @@ def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
         on_changed_workers=scaling.on_changed_workers,
         required=job.validation.required,
         policy=SoundnessPolicy.of(job.validation),
+        full_every=job.saving.full_every,
         launched_at=utc_now(),
         started_as=started_as(job.entrypoint, scaling.cpus_per_worker, scaling.gpus_per_worker),
     )

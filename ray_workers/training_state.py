@@ -42,6 +42,7 @@ __all__ = [
     "TrainingParts",
     "apply",
     "capture",
+    "frozen_paths",
     "restore",
     "steady_paths",
     "template",
@@ -133,6 +134,18 @@ def steady_paths(
     }
     kept = tuple(f"{prefix}/optimizer/{escape(name)}/state/" for name in steppable)
     return frozenset(path for path in paths if path in steady or path.startswith(kept))
+
+
+def frozen_paths(
+    parts: TrainingParts, paths: Iterable[str], *, prefix: str = SHARED_PREFIX
+) -> frozenset[str]:
+    """Those of `paths` that are parameters which are not trained."""
+    frozen = {
+        f"{prefix}/model/{escape(name)}"
+        for name, parameter in named_parameters(parts.model, every_name=True)
+        if not parameter.requires_grad
+    }
+    return frozenset(frozen.intersection(paths))
 
 
 def _named(items: OneOrMany[_T]) -> dict[str, _T]:

@@ -60,21 +60,41 @@ class Uploader:
         self._sleep = sleep
 
     def upload(self, staged: StagedShard, fence: int) -> ShardReport:
-        """Store one staged shard; its buffer is free when this returns or raises.
+        """Store one rank's shards; its buffer is free when this returns or raises.
+
+        What stands still is digested first, and only sent when no shard of `staged.known` has the same bytes.
 
         Raises:
             UploadFailedError: no try succeeded.
             StoreRefusedError: the store needs a person (full disk, no permission); trying again would not help.
         """
         started = time.monotonic()
-        shard = _mapped(Path(staged.path), staged.bytes)
-        with ThreadPoolExecutor(1, "pawl-digest") as digesting:
-            digest = digesting.submit(digest_of, shard)
-            key = self._put(shard, fence)
-        entry = ShardEntry(rank=staged.rank, key=key, bytes=staged.bytes, digest=digest.result())
+        memory = _mapped(Path(staged.path), max(part.begin + part.bytes for part in staged.parts))
+        entries, reused = [], set[str]()
+        for part in staged.parts:
+            shard = memory[part.begin : part.begin + part.bytes]
+            known = [e for e in staged.known if part.still and e.bytes == part.bytes]
+            digest = digest_of(shard) if known else None
+            entry = next((e for e in known if e.digest == digest), None)
+            if entry is None:
+                entry = self._stored(shard, staged.rank, fence, digest)
+            else:
+                reused.add(entry.key)
+            entries.append(entry)
         return ShardReport(
-            staged=staged, entry=entry, fence=fence, upload_s=time.monotonic() - started
+            staged=staged,
+            entries=tuple(entries),
+            reused=frozenset(reused),
+            fence=fence,
+            upload_s=time.monotonic() - started,
         )
+
+    def _stored(self, shard: memoryview, rank: int, fence: int, digest: str | None) -> ShardEntry:
+        with ThreadPoolExecutor(1, "pawl-digest") as digesting:
+            digested = None if digest is not None else digesting.submit(digest_of, shard)
+            key = self._put(shard, fence)
+        found = digested.result() if digested is not None else str(digest)
+        return ShardEntry(rank=rank, key=key, bytes=len(shard), digest=found)
 
     def _put(self, shard: memoryview, fence: int) -> str:
         pause = _FIRST_PAUSE_S

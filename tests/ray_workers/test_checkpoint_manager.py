@@ -3,7 +3,7 @@
 import pytest
 
 from ray_workers.checkpoint_manager import AttemptIdentity, CheckpointManager
-from ray_workers.messages import RankState, ShardReport, StagedShard
+from ray_workers.messages import RankState, ShardReport, StagedPart, StagedShard
 from ray_workers.store.attempts import create_run, read_run, start_attempt
 from ray_workers.store.checksum import digest_of
 from ray_workers.store.errors import FailureBudgetSpentError, FenceLostError, StoreRefusedError
@@ -43,9 +43,14 @@ def report(manager, step, rank=0, *, ranks=2, fence=None, rows=1):
         progress=Progress(step=step, epoch=0, finished=False),
         payload="state",
         path="/nowhere",
-        bytes=100,
+        parts=(
+            StagedPart(
+                begin=0,
+                bytes=100,
+                layout={path: TensorLayout(dtype="F32", shape=(1,), chunks=(chunk,))},
+            ),
+        ),
         state=RankState(
-            layout={path: TensorLayout(dtype="F32", shape=(1,), chunks=(chunk,))},
             rank_plain={"rank": rank},
             plain={"of": "rank 0"} if rank == 0 else None,
             metrics={"loss": 0.5} if rank == 0 else {},
@@ -55,7 +60,9 @@ def report(manager, step, rank=0, *, ranks=2, fence=None, rows=1):
     entry = ShardEntry(
         rank=rank, key=new_shard_key("run", fence), bytes=100, digest=digest_of(b"x")
     )
-    return manager.gather(ShardReport(staged=staged, entry=entry, fence=fence, upload_s=0.5))
+    return manager.gather(
+        ShardReport(staged=staged, entries=(entry,), reused=frozenset(), fence=fence, upload_s=0.5)
+    )
 
 
 def kinds(manager):

@@ -83,8 +83,7 @@ def test_shards_in_flight_go_up_and_down_and_never_below_nought(told):
     metrics.staged(10, "n")
     metrics.staged(20, "n")
     assert told.gauges[key] == 2
-    done = mock.Mock(upload_s=1.5)
-    done.entry.bytes = 10
+    done = mock.Mock(upload_s=1.5, bytes_sent=10)
     metrics.uploaded(done)
     for _ in range(3):
         metrics.answered("n")

@@ -16,8 +16,9 @@ from ray_workers.messages import ResumePoint
 from ray_workers.opening_attempt import Applicant, open_attempt
 from ray_workers.pipeline import InProcessPipeline
 from ray_workers.policies.save_interval import SaveThresholds
+from ray_workers.rank_content import RankContent
 from ray_workers.resume import ResumeSpec, choose
-from ray_workers.saver import RankContent, Saver
+from ray_workers.saver import Saver
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.attempts import end_attempt, read_run, this_process
 from ray_workers.store.log import RunLog
@@ -56,6 +57,7 @@ class OneProcess:
     thresholds: SaveThresholds
     failure_budget: int = 3
     tries: int = 2
+    full_every: int = 16
     wait_for_saves: bool = False
     """Let training stand still during each save, so that the versions are the same ones every time."""
     wrap_store: Callable[[ObjectStore], ObjectStore] = lambda store: store
@@ -108,6 +110,7 @@ class OneProcess:
                 buffers=2,
                 pipeline=pipeline,
                 started_as=self.started_as,
+                full_every=self.full_every,
             )
         )
         outcome = "failed"

@@ -132,7 +132,7 @@ def silently_changed(monkeypatch: pytest.MonkeyPatch, at_step: int) -> None:
     def upload(self: Uploader, staged: StagedShard, fence: int) -> Any:
         if staged.progress.step == at_step:
             data = bytearray(Path(staged.path).read_bytes())
-            shard = bytes(data[: staged.bytes])
+            shard = bytes(data[: staged.parts[0].bytes])
             start = data_start(shard, key="staged")
             (item,) = [
                 t for t in parse_header(shard, key="staged") if t.name == "shared/model/0.weight"
