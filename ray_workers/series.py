@@ -17,6 +17,8 @@ from ray_workers.store.manifest import MAX_CURVE_POINTS, Curve
 
 __all__ = ["MetricSeries"]
 
+_LEAST_ROOM = 64
+
 
 class MetricSeries:
     def __init__(self) -> None:
@@ -38,23 +40,40 @@ class MetricSeries:
         return {name: values[-1] for name, values in self._values.items()}
 
     def state(self) -> dict[str, Any]:
-        """`{name: {"steps": int64[n], "values": float64[n]}}`, copied: an array cannot grow while it is viewed."""
+        """`{name: {"count": n, "steps": int64[room], "values": float64[room]}}`, copied.
+
+        The room behind the `count` values is zeros: it grows by doubling, so that the layout of a version is nearly
+        always that of the one before, and no save is planned anew for the sake of a longer series.
+        """
         return {
             name: {
-                "steps": np.array(self._steps[name], dtype=np.int64),
-                "values": np.array(self._values[name], dtype=np.float64),
+                "count": len(self._values[name]),
+                "steps": _with_room(self._steps[name], np.int64),
+                "values": _with_room(self._values[name], np.float64),
             }
             for name in sorted(self._values)
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Replace everything by what `state` returned earlier."""
-        self._steps = {n: array("q", np.asarray(s["steps"]).tolist()) for n, s in state.items()}
-        self._values = {n: array("d", np.asarray(s["values"]).tolist()) for n, s in state.items()}
+        """Replace everything by what `state` returned earlier; one without a count has no room behind its values."""
+        self._steps = {n: array("q", _first(s, "steps")) for n, s in state.items()}
+        self._values = {n: array("d", _first(s, "values")) for n, s in state.items()}
 
     def curves(self) -> dict[str, Curve]:
         """Every series thinned to at most `MAX_CURVE_POINTS` points, first and last kept."""
         return {name: _thin(self._steps[name], self._values[name]) for name in sorted(self._values)}
+
+
+def _with_room(items: array[Any], kind: type[np.generic]) -> np.ndarray[Any, Any]:
+    room = np.zeros(max(_LEAST_ROOM, 1 << (len(items) - 1).bit_length()), dtype=kind)
+    room[: len(items)] = items
+    return room
+
+
+def _first(stored: Mapping[str, Any], what: str) -> list[Any]:
+    values = np.asarray(stored[what])
+    found: list[Any] = values[: stored.get("count", len(values))].tolist()
+    return found
 
 
 def _thin(steps: array[int], values: array[float]) -> Curve:
