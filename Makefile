@@ -127,6 +127,10 @@ format: setup ## Sort imports, mend what ruff can mend, format
 reference: setup ## Write docs/reference.md from the docstrings
 	$(BIN)/python docs/make_reference.py
 
+.PHONY: wheels
+wheels: setup ## Resolve all pins to wheels for Python 3.12 and 3.13, which need not be installed here; downloads no package
+	$(BIN)/python -m tests.support.wheel_check
+
 .PHONY: clean
 clean: ## Remove .venv, caches and build output; keeps ./pawl-store and ./.pawl
 	rm -rf $(VENV) *.egg-info build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
