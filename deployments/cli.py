@@ -1,7 +1,6 @@
 """The `pawl` command. Importing this loads no command; each is imported when it is called or described.
 
-Exit codes: 0 done; 1 failed, or something is damaged; 2 bad input (also: not there, or not allowed); 3 cancelled, because
-a newer attempt owns the run; 75 may succeed when tried again; 130 interrupted.
+What each exit code means is in `EXIT_CODES`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,16 @@ from ray_workers.store.errors import (
     RetryableError,
 )
 
-__all__ = ["exit_code", "main", "pawl"]
+__all__ = ["EXIT_CODES", "exit_code", "main", "pawl"]
+
+EXIT_CODES = {
+    0: "done",
+    1: "failed, something is damaged, or the objective is missed",
+    2: "bad input; what was named is not there, or not allowed",
+    3: "cancelled: a newer attempt owns the run, or a promotion was not approved",
+    75: "may succeed when tried again",
+    130: "interrupted",
+}
 
 _COMMANDS = {
     "train": "deployments.train_command:train_command",
@@ -49,7 +57,7 @@ _COMMANDS = {
     "health": "deployments.health_command:health_command",
 }
 
-_EXIT_CODES: tuple[tuple[type[PawlError], int], ...] = (
+_CODES_BY_GROUP: tuple[tuple[type[PawlError], int], ...] = (
     (FenceLostError, 3),
     (RetryableError, 75),
     (RefusedError, 2),
@@ -58,15 +66,12 @@ _EXIT_CODES: tuple[tuple[type[PawlError], int], ...] = (
 _FAILED = 1
 _INTERRUPTED = 130
 
-_EPILOG = (
-    "Exit codes: 0 done, 1 failed or damaged, 2 bad input, 3 cancelled (a newer attempt owns the run), "
-    "75 may succeed when tried again, 130 interrupted."
-)
+_EPILOG = f"Exit codes: {'; '.join(f'{code} {meaning}' for code, meaning in EXIT_CODES.items())}."
 
 
 def exit_code(error: PawlError) -> int:
     """What the process ends with, by the error's group: what the caller can do about it."""
-    return next((code for group, code in _EXIT_CODES if isinstance(error, group)), _FAILED)
+    return next((code for group, code in _CODES_BY_GROUP if isinstance(error, group)), _FAILED)
 
 
 class _Failure(click.ClickException):

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from deployments.cli_options import json_option, print_json, storage_option
+from deployments.example_command import command
 from deployments.progress_line import end_progress, tell_progress
 from deployments.text_tables import number_text, printable, rung_text, table
 
@@ -20,7 +21,12 @@ _MAX_LAYERS = 30
 _Rows = list[dict[str, Any]]
 
 
-@click.command("compare")
+@command(
+    "compare",
+    "pawl compare digits@3 digits@best",
+    "pawl compare base@production tuned other@7 --html comparison.html",
+    "pawl compare a@1 a@9 --export tables --format parquet",
+)
 @click.argument("references", metavar="RUN@V RUN@V …", nargs=-1, required=True)
 @click.option("--no-weights", is_flag=True, help="Do not read the weights.")
 @click.option(
@@ -48,13 +54,7 @@ _Rows = list[dict[str, Any]]
 def compare_command(
     references: tuple[str, ...], *, storage: str, as_json: bool, **options: Any
 ) -> None:
-    r"""Compare versions; the first one is what the others are measured against. RUN alone means RUN@latest.
-
-    \b
-    pawl compare digits@3 digits@best
-    pawl compare base@production tuned other@7 --html comparison.html
-    pawl compare a@1 a@9 --export tables --format parquet
-    """
+    """Compare versions; the first one is what the others are measured against. RUN alone means RUN@latest."""
     from ray_workers.comparison import compare  # noqa: PLC0415 - loads torch
     from ray_workers.loading import open_version  # noqa: PLC0415
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from deployments.cli_options import json_option, print_json, storage_option
+from deployments.example_command import command
 from deployments.text_tables import bytes_text, printable, table
 from ray_workers.store.doctor import Finding, examine_storage
 
@@ -28,17 +29,13 @@ _TIMEOUT_S = 3.0
 _RAY_PORT = 6379
 
 
-@click.command("doctor")
+@command("doctor", "pawl doctor", "pawl doctor --storage s3://bucket/runs --json")
 @storage_option
 @json_option
 def doctor_command(*, storage: str, as_json: bool) -> None:
-    r"""Examine storage, credentials, clocks, versions, shared memory, Prefect and Ray, from this host.
+    """Examine storage, credentials, clocks, versions, shared memory, Prefect and Ray, from this host.
 
     Writes and removes small probe objects in an existing store. Ends with 1 if anything is bad; warnings do not count.
-
-    \b
-    pawl doctor
-    pawl doctor --storage s3://bucket/runs --json
     """
     examined: list[Callable[[], Iterator[Finding]]] = [
         _versions, lambda: _credentials(storage), lambda: examine_storage(storage), _shared_memory, _prefect, _ray,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from deployments.cli_options import json_option, print_json, storage_option
+from deployments.example_command import command
 from deployments.text_tables import pairs, printable
 from ray_workers.explaining import Interruption, interruptions
 from ray_workers.report_builder import build_report
@@ -16,17 +17,12 @@ from ray_workers.store.opening import open_root
 __all__ = ["explain_command", "explain_text"]
 
 
-@click.command("explain")
+@command("explain", "pawl explain digits", "pawl explain digits --json")
 @click.argument("run")
 @storage_option
 @json_option
 def explain_command(run: str, *, storage: str, as_json: bool) -> None:
-    r"""Explain every interruption of RUN: what ended the attempt, what was resumed and why, what it cost by phase.
-
-    \b
-    pawl explain digits
-    pawl explain digits --json
-    """
+    """Explain every interruption of RUN: what ended the attempt, what was resumed and why, what it cost by phase."""
     keys.check_run_name(run)
     found = interruptions(build_report(open_root(storage, create=False).store, run))
     if as_json:

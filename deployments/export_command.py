@@ -9,12 +9,18 @@ from typing import Any, Self
 import click
 
 from deployments.cli_options import json_option, print_json, storage_option
+from deployments.example_command import command
 from deployments.text_tables import bytes_text, printable
 
 __all__ = ["export_command"]
 
 
-@click.command("export")
+@command(
+    "export",
+    "pawl export digits@production --to weights",
+    "pawl export digits@best --to encoder --names 'encoder.*' --format hf",
+    "pawl export digits@3 --to for-torch --format torch",
+)
 @click.argument("reference", metavar="RUN@V")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="New folder.")
 @click.option(
@@ -31,13 +37,7 @@ __all__ = ["export_command"]
 def export_command(
     reference: str, *, folder: Path, kind: str, names: str, storage: str, as_json: bool
 ) -> None:
-    r"""Write the weights of RUN@V, unsharded, into a new folder.
-
-    \b
-    pawl export digits@production --to weights
-    pawl export digits@best --to encoder --names 'encoder.*' --format hf
-    pawl export digits@3 --to for-torch --format torch
-    """
+    """Write the weights of RUN@V, unsharded, into a new folder."""
     from ray_workers.exporting import export_version  # noqa: PLC0415 - loads torch
     from ray_workers.loading import open_version  # noqa: PLC0415
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from deployments.cli_options import json_option, print_json, storage_option
+from deployments.example_command import command
 from deployments.progress_line import end_progress, tell_progress
 from ray_workers.config import Retention
 from ray_workers.maintaining import MaintenancePlan, maintain_run, plan_maintenance
@@ -23,7 +24,12 @@ __all__ = ["delete_command", "gc_command"]
 _FAILED = 1
 
 
-@click.command("gc")
+@command(
+    "gc",
+    "pawl gc digits --dry-run",
+    "pawl gc digits --keep-last 5 --keep-best 2 --thin 1h/1d,1d",
+    "pawl gc --all --grace 7d --json",
+)
 @click.argument("run", required=False)
 @click.option("--all", "every", is_flag=True, help="Every run of the store.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
@@ -83,20 +89,24 @@ def gc_command(
         raise SystemExit(_FAILED)
 
 
-@click.command("delete")
+@command("delete", "pawl delete digits", "pawl delete digits --yes --json")
 @click.argument("run")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @storage_option
-def delete_command(run: str, *, yes: bool, storage: str) -> None:
+@json_option
+def delete_command(run: str, *, yes: bool, storage: str, as_json: bool) -> None:
     """Give up RUN with all its versions and delete their bytes. Its log stays, and its name can be used again."""
     keys.check_run_name(run)
     store = open_root(storage, create=False).store
     if not yes:
-        click.confirm(f"Delete every version of {run!r} for ever?", abort=True)
+        click.confirm(f"Delete every version of {run!r} for ever?", abort=True, err=as_json)
     delete_run(store, run, by=this_process())
     report = sweep(store, run, by=this_process(), tell=tell_progress)
     end_progress()
-    click.echo("\n".join(_report_lines(report)))
+    if as_json:
+        print_json(report.to_json())
+    else:
+        click.echo("\n".join(_report_lines(report)))
 
 
 def _runs(store: ObjectStore, run: str | None, *, every: bool) -> list[str]:

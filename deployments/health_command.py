@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from deployments.cli_options import json_option, print_json, storage_option
+from deployments.example_command import command
 from deployments.progress_line import end_progress, tell_progress
 from deployments.text_tables import bytes_text, printable, seconds_text, table
 from ray_workers.health import Objective, RunHealth
@@ -23,7 +24,12 @@ _COLOURS = {"ready": "green", "warning": "yellow", "critical": "red"}
 _MAX_LINES = 8
 
 
-@click.command("health")
+@command(
+    "health",
+    "pawl health",
+    "pawl health --at-risk-minutes 15 --budget-gb 500",
+    "pawl health --quick --json | jq .verdict",
+)
 @click.option(
     "--at-risk-minutes",
     type=float,
@@ -48,14 +54,9 @@ _MAX_LINES = 8
 @storage_option
 @json_option
 def health_command(*, storage: str, as_json: bool, **options: Any) -> None:
-    r"""Say for every run whether it could come back, what is at risk, and what the store holds.
+    """Say for every run whether it could come back, what is at risk, and what the store holds.
 
     Ends with 0 when the objective is met everywhere, else with 1.
-
-    \b
-    pawl health
-    pawl health --at-risk-minutes 15 --budget-gb 500
-    pawl health --quick --json | jq .verdict
     """
     objective = _objective(options)
     keep = options["keep_last"]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from deployments.cli_options import json_option, print_json, storage_option
+from deployments.example_command import command
 from deployments.text_tables import moment, printable
 from ray_workers.store import keys
 from ray_workers.store.attempts import read_run
@@ -28,17 +29,12 @@ Fork = tuple[str, int]
 """Name of a run and the version of this run that it started from."""
 
 
-@click.command("lineage")
+@command("lineage", "pawl lineage digits", "pawl lineage digits --json")
 @click.argument("run")
 @storage_option
 @json_option
 def lineage_command(run: str, *, storage: str, as_json: bool) -> None:
-    r"""Draw the attempts of RUN, what each committed, where it resumed, and the runs forked from it.
-
-    \b
-    pawl lineage digits
-    pawl lineage digits --json
-    """
+    """Draw the attempts of RUN, what each committed, where it resumed, and the runs forked from it."""
     keys.check_run_name(run)
     store = open_root(storage, create=False).store
     state = read_run(store, run)

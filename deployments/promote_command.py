@@ -6,17 +6,24 @@ from typing import Any
 
 import click
 
-from deployments.cli_options import storage_option
+from deployments.cli_options import json_option, print_json, storage_option
+from deployments.example_command import command
 from deployments.train_command import prepare_prefect
 from ray_workers.store.errors import InvalidInputError, PawlError
 from ray_workers.store.versions import parse_reference
 
 __all__ = ["promote_command"]
 
+_FAILED = 1
 _CANCELLED = 3
 
 
-@click.command("promote")
+@command(
+    "promote",
+    "pawl promote digits@best",
+    "pawl promote digits@12 --threshold 0.2 --approval",
+    "pawl promote digits@sound --tag candidate --metric accuracy --mode max --allowed-regression 0.01",
+)
 @click.argument("reference", metavar="RUN@V")
 @click.option("--tag", default="production", show_default=True)
 @click.option(
@@ -46,14 +53,11 @@ _CANCELLED = 3
     "--approval", is_flag=True, help="Pause until a person approves on the flow run's page."
 )
 @storage_option
-def promote_command(reference: str, *, tag: str, storage: str, **options: Any) -> None:
-    r"""Move a tag to RUN@V if it passes the gate.
-
-    \b
-    pawl promote digits@best
-    pawl promote digits@12 --threshold 0.2 --approval
-    pawl promote digits@sound --tag candidate --metric accuracy --mode max --allowed-regression 0.01
-    """
+@json_option
+def promote_command(
+    reference: str, *, tag: str, storage: str, as_json: bool, **options: Any
+) -> None:
+    """Move a tag to RUN@V if it passes the gate."""
     parse_reference(reference)
     prepare_prefect()
     from flows.promote import promote  # noqa: PLC0415 - takes seconds, and `pawl --help` must not
@@ -74,11 +78,17 @@ def promote_command(reference: str, *, tag: str, storage: str, **options: Any) -
             f"The gate cannot be used: {str(error).splitlines()[-1].strip()}"
         ) from None
     state = promote(reference, tag=tag, storage=storage, gate=gate, return_state=True)
-    if state.is_completed():
-        click.echo(state.message)
-        return
-    failure = None if state.is_cancelled() else state.result(raise_on_failure=False)
+    failure = None if state.is_cancelled() else _failure(state)
     if isinstance(failure, PawlError):
         raise failure
-    click.echo(f"{state.name}: {state.message}", err=True)
-    raise SystemExit(_CANCELLED if state.is_cancelled() else 1)
+    done = state.is_completed()
+    if as_json:
+        print_json({"promoted": done, "tag": tag, "state": state.name, "message": state.message})
+    else:
+        click.echo(state.message if done else f"{state.name}: {state.message}", err=not done)
+    if not done:
+        raise SystemExit(_CANCELLED if state.is_cancelled() else _FAILED)
+
+
+def _failure(state: Any) -> object:
+    return None if state.is_completed() else state.result(raise_on_failure=False)

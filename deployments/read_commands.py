@@ -16,6 +16,7 @@ from deployments.cli_options import (
     readable,
     storage_option,
 )
+from deployments.example_command import command
 from deployments.progress_line import end_progress, tell_progress
 from deployments.read_texts import audit_text, entry_text, runs_text, versions_text
 from ray_workers.store import keys
@@ -33,7 +34,7 @@ __all__ = ["runs_command", "show_command", "verify_command", "versions_command"]
 _DAMAGED = 1
 
 
-@click.command("runs")
+@command("runs", "pawl runs", "pawl runs --storage s3://bucket/runs --json")
 @storage_option
 @json_option
 def runs_command(*, storage: str, as_json: bool) -> None:
@@ -46,7 +47,7 @@ def runs_command(*, storage: str, as_json: bool) -> None:
         click.echo(runs_text(entries, root.url))
 
 
-@click.command("versions")
+@command("versions", "pawl versions digits", "pawl versions digits --json")
 @click.argument("run")
 @storage_option
 @json_option
@@ -60,7 +61,12 @@ def versions_command(run: str, *, storage: str, as_json: bool) -> None:
         click.echo(versions_text(entries, run))
 
 
-@click.command("show")
+@command(
+    "show",
+    "pawl show digits@3",
+    "pawl show digits@best --metric accuracy --mode max",
+    "pawl show digits@production --json",
+)
 @click.argument("reference", metavar="RUN@N")
 @storage_option
 @json_option
@@ -87,7 +93,7 @@ def show_command(reference: str, *, storage: str, as_json: bool, metric: str, mo
     )
 
 
-@click.command("verify")
+@command("verify", "pawl verify digits", "pawl verify digits@sound", "pawl verify --all --json")
 @click.argument("reference", metavar="RUN[@N]", required=False)
 @click.option("--all", "every", is_flag=True, help="Every run of the store.")
 @storage_option

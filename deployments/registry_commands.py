@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from deployments.cli_options import json_option, print_json, storage_option
+from deployments.example_command import command
 from deployments.progress_line import end_progress, tell_progress
 from deployments.text_tables import bytes_text, moment, number_text, printable, rung_text, table
 from ray_workers.store.errors import InvalidInputError
@@ -24,21 +25,21 @@ def registry_command() -> None:
     """Every version of every run as one Parquet dataset, for pandas, pyarrow, DuckDB or Spark."""
 
 
-@registry_command.command("refresh")
+@command("refresh", "pawl registry refresh", "pawl registry refresh digits", group=registry_command)
 @click.argument("runs", nargs=-1)
 @storage_option
 @json_option
 def refresh_command(runs: tuple[str, ...], *, storage: str, as_json: bool) -> None:
-    r"""Bring the registry up to the logs; with RUNS only these.
-
-    \b
-    pawl registry refresh
-    pawl registry refresh digits
-    """
+    """Bring the registry up to the logs; with RUNS only these."""
     _refresh(runs, storage, as_json=as_json, anew=False)
 
 
-@registry_command.command("rebuild")
+@command(
+    "rebuild",
+    "pawl registry rebuild",
+    "pawl registry rebuild --storage s3://bucket/runs --json",
+    group=registry_command,
+)
 @storage_option
 @json_option
 def rebuild_command(*, storage: str, as_json: bool) -> None:
@@ -46,7 +47,7 @@ def rebuild_command(*, storage: str, as_json: bool) -> None:
     _refresh((), storage, as_json=as_json, anew=True)
 
 
-@registry_command.command("path")
+@command("path", "pawl registry path", group=registry_command)
 @storage_option
 def path_command(*, storage: str) -> None:
     """Print where the dataset is, for other programs."""
@@ -77,7 +78,12 @@ def _refresh(runs: Sequence[str], storage: str, *, as_json: bool, anew: bool) ->
         raise SystemExit(_FAILED)
 
 
-@click.command("search")
+@command(
+    "search",
+    'pawl search "metrics.loss < 0.2 and config.lr >= 1e-3"',
+    "pawl search \"rung = 'sound' and run like 'digits%'\" --sort \"metrics.loss\" --limit 5",
+    "pawl search \"list_contains(tags, 'production')\" --json",
+)
 @click.argument("condition")
 @click.option("--sort", metavar="TERMS", help="Such as 'metrics.loss desc'. Default: run, number.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
@@ -87,15 +93,10 @@ def _refresh(runs: Sequence[str], storage: str, *, as_json: bool, anew: bool) ->
 def search_command(
     condition: str, *, sort: str | None, limit: int, stale: bool, storage: str, as_json: bool
 ) -> None:
-    r"""Find the versions for which CONDITION holds, over all runs.
+    """Find the versions for which CONDITION holds, over all runs.
 
     CONDITION is an SQL expression over the registry's columns (docs/registry.md): run, number, step, epoch, rung, status,
     tags, bytes, committed_at, world_size …; metrics are metrics.NAME, hyperparameters config.NAME.
-
-    \b
-    pawl search "metrics.loss < 0.2 and config.lr >= 1e-3"
-    pawl search "rung = 'sound' and run like 'digits%'" --sort "metrics.loss" --limit 5
-    pawl search "list_contains(tags, 'production')" --json
     """
     from ray_workers.store.registry import read_registry, refresh_all  # noqa: PLC0415 - pyarrow
     from ray_workers.store.registry_search import search  # noqa: PLC0415 - loads DuckDB

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from deployments.cli_options import json_option, print_json, storage_option
+from deployments.example_command import command
 from deployments.progress_line import end_progress, tell_progress
 from ray_workers.store import keys
 from ray_workers.store.attempts import this_process
@@ -14,7 +15,12 @@ from ray_workers.store.repair import plan_repair, repair
 __all__ = ["repair_command"]
 
 
-@click.command("repair")
+@command(
+    "repair",
+    "pawl repair digits",
+    'pawl repair digits --apply --note "the disk lost slot 7; it held a tag"',
+    "pawl repair digits --release --apply",
+)
 @click.argument("run")
 @click.option("--apply", "carry_out", is_flag=True, help="Do it; without this nothing is written.")
 @click.option(

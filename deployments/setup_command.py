@@ -6,12 +6,19 @@ from typing import Any
 
 import click
 
+from deployments.example_command import command
+
 __all__ = ["setup_command"]
 
 _INCOMPLETE = 1
 
 
-@click.command("setup")
+@command(
+    "setup",
+    "pawl setup",
+    "pawl setup --check",
+    "pawl setup --storage s3://bucket/runs --notify slack-webhook/team",
+)
 @click.option(
     "--check", is_flag=True, help="Change nothing; say what is missing, and why it matters."
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deployments.ceph import missing_commands
+from deployments.example_command import command
 
 if TYPE_CHECKING:
     from deployments.stack import LocalStack
@@ -17,7 +18,7 @@ __all__ = ["down_command", "up_command"]
 _FOLDER = Path(".pawl/stack")
 
 
-@click.command("up")
+@command("up", "pawl up", "pawl up --no-s3 --port 4201")
 @click.option("--port", type=int, default=4200, show_default=True, help="Of the Prefect server.")
 @click.option(
     "--s3/--no-s3",
@@ -43,7 +44,7 @@ def up_command(*, port: int, with_s3: bool | None) -> None:
     )
 
 
-@click.command("down")
+@command("down", "pawl down")
 def down_command() -> None:
     """End what `pawl up` started here. Runs that are training stop; the next `pawl up` brings them back."""
     ended = _stack(port=4200, with_s3=False).down()

@@ -16,6 +16,7 @@ from deployments.cli_options import (
     readable,
     storage_option,
 )
+from deployments.example_command import command
 from deployments.text_tables import moment, printable, rung_text, table
 from ray_workers.store import keys
 from ray_workers.store.attempts import read_run, this_process
@@ -39,7 +40,12 @@ _PATIENCE_S = 60.0
 _force = click.option("--force", is_flag=True, help="Also move a protected tag.")
 
 
-@click.command("tag")
+@command(
+    "tag",
+    "pawl tag digits@best candidate",
+    "pawl tag digits@12 production --force",
+    "pawl tag digits@12 candidate --expect 9",
+)
 @click.argument("reference", metavar="RUN@V")
 @click.argument("name")
 @click.option(
@@ -53,15 +59,10 @@ _force = click.option("--force", is_flag=True, help="Also move a protected tag."
 @metric_option
 @mode_option
 def tag_command(reference: str, name: str, *, force: bool, as_json: bool, **options: Any) -> None:
-    r"""Put the tag NAME on a version. It leaves the version it was on in the same moment.
+    """Put the tag NAME on a version. It leaves the version it was on in the same moment.
 
     A tagged version is never retired. Protected tags (PAWL_PROTECTED_TAGS, default: production) need --force, or the
     promotion flow.
-
-    \b
-    pawl tag digits@best candidate
-    pawl tag digits@12 production --force
-    pawl tag digits@12 candidate --expect 9
     """
     if not force:
         refuse_protected(check_tag_name(name), protected_tags())
@@ -79,18 +80,14 @@ def tag_command(reference: str, name: str, *, force: bool, as_json: bool, **opti
         click.echo(f"{named.run}@{version.number} is {name} now{_formerly(move)}.")
 
 
-@click.command("untag")
+@command("untag", "pawl untag digits candidate")
 @click.argument("run")
 @click.argument("name")
 @_force
 @storage_option
 @json_option
 def untag_command(run: str, name: str, *, storage: str, force: bool, as_json: bool) -> None:
-    r"""Take the tag NAME off.
-
-    \b
-    pawl untag digits candidate
-    """
+    """Take the tag NAME off."""
     if not force:
         refuse_protected(name, protected_tags())
     store = open_root(storage, create=False).store
@@ -103,18 +100,13 @@ def untag_command(run: str, name: str, *, storage: str, force: bool, as_json: bo
         click.echo(f"{run}@{move.before} is not {printable(name)} any more.")
 
 
-@click.command("tags")
+@command("tags", "pawl tags digits", "pawl tags digits --history --json")
 @click.argument("run")
 @click.option("--history", is_flag=True, help="Every move of every tag, oldest first.")
 @storage_option
 @json_option
 def tags_command(run: str, *, storage: str, history: bool, as_json: bool) -> None:
-    r"""List the tags of RUN, or with --history how they moved.
-
-    \b
-    pawl tags digits
-    pawl tags digits --history --json
-    """
+    """List the tags of RUN, or with --history how they moved."""
     keys.check_run_name(run)
     store = open_root(storage, create=False).store
     state = read_run(store, run)

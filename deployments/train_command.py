@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from deployments.example_command import command
 from ray_workers.store.errors import InvalidInputError, PawlError
 
 __all__ = ["prepare_prefect", "train_command"]
@@ -21,7 +22,11 @@ _CANCELLED = 3
 _INTERRUPTED = 130
 
 
-@click.command("train")
+@command(
+    "train",
+    "pawl train ray_workers.loops.digits:train_loop --run digits",
+    "pawl train my_project.train:train_loop --run big --storage s3://bucket/runs --set lr=0.0003 --every-steps 500",
+)
 @click.argument("entrypoint")
 @click.option("--run", help="Name of the run; the same name continues it.")
 @click.option(
@@ -78,12 +83,7 @@ _INTERRUPTED = 130
 def train_command(
     entrypoint: str, settings: tuple[str, ...], config_file: Path | None, **options: Any
 ) -> None:
-    r"""Train ENTRYPOINT (module:function), saving as it goes and resuming what was there.
-
-    \b
-    pawl train ray_workers.loops.digits:train_loop --run digits
-    pawl train my_project.train:train_loop --run big --storage s3://bucket/runs --set lr=0.0003 --every-steps 500
-    """
+    """Train ENTRYPOINT (module:function), saving as it goes and resuming what was there."""
     config = {**_read_config(config_file), **dict(_setting(text) for text in settings)}
     parameters = _parameters(entrypoint, config, options)
     prepare_prefect()

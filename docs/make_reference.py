@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from deployments.cli import pawl
+from deployments.cli import EXIT_CODES, pawl
 
 _FILE = Path(__file__).with_name("reference.md")
 _API = {
@@ -36,6 +36,8 @@ _FLOWS = {
     "flows.health": "health",
     "flows.compare": "compare",
     "flows.promote": "promote",
+    "flows.maintain": "maintain",
+    "flows.scrub": "scrub",
 }
 
 
@@ -45,6 +47,8 @@ def reference() -> str:
         "# Reference",
         "Made from the docstrings by `python docs/make_reference.py`; do not edit.",
         "## Commands",
+        "Exit codes:\n\n"
+        + "\n".join(f"- `{code}`: {meaning}" for code, meaning in EXIT_CODES.items()),
         *_commands(pawl, "pawl"),
         "## Flows",
         *(_flow(module, name) for module, name in _FLOWS.items()),

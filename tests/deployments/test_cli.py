@@ -16,8 +16,13 @@ from ray_workers.store import errors
 from ray_workers.store.bodies import Condemn, Retire
 from tests.support.factories import MadeUpRun, flip_byte, folder_store
 
-HEAVY = {"torch", "ray", "prefect", "pandas", "pyarrow", "numpy", "obstore"}
-READ_COMMANDS = ("runs", "versions digits", "show digits@latest", "verify digits")
+TABLES = {"pandas", "pyarrow", "numpy", "duckdb"}
+HEAVY = {"torch", "ray", "prefect", "obstore", *TABLES}
+READ_COMMANDS = (
+    "runs", "versions digits", "show digits@latest", "verify digits", "tags digits", "tags digits --history",
+    "lineage digits", "explain digits", "health", "health --quick --json", "doctor", "gc digits --dry-run",
+    "repair digits",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -361,7 +366,20 @@ def test_reading_loads_no_heavy_library(words):
     assert not HEAVY & set(loaded)
 
 
-@pytest.mark.parametrize("words", READ_COMMANDS)
+@pytest.mark.usefixtures("folder")
+def test_searching_loads_tables_and_nothing_heavier():
+    code = (
+        "import sys\n"
+        "from deployments.cli import main\n"
+        "try: main(['search', 'step > 10'])\n"
+        "except SystemExit as end: print(end.code, *sorted(sys.modules), sep='\\n', file=sys.stderr)"
+    )
+    loaded = set(python(code).stderr.splitlines())
+    assert {"0", "pyarrow", "duckdb"} <= loaded
+    assert not (HEAVY - TABLES) & loaded
+
+
+@pytest.mark.parametrize("words", READ_COMMANDS[:4])
 @pytest.mark.usefixtures("folder")
 def test_reading_a_folder_takes_less_than_a_second(words):
     code = f"from deployments.cli import main; main({words.split()!r})"

@@ -1,13 +1,13 @@
 """What the documents tell a reader to type is understood by the command line, and what they point at is there."""
 
 import re
-import shlex
 from pathlib import Path
 
 import click
 import pytest
 
-from deployments.cli import pawl
+from deployments.cli import EXIT_CODES
+from tests.support.typed_commands import parse
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]  # fmt: skip
@@ -16,26 +16,6 @@ _INLINE = re.compile(r"`(pawl [a-z][^`]*)`")
 # Pictures of a browser are made by hand (docs/screenshots.py), after the text.
 _LINK = re.compile(r"\]\((?!https?://|#|docs/screenshots/)([^)#\s]+)")
 _NAMED = re.compile(r"`((?:docs|deployments|flows|tasks|ray_workers|tests|benchmarks)/[\w./-]+\.\w+)`")  # fmt: skip
-
-
-def parse(text, *, whole):
-    """Parse as the command line would, without running anything; a bare name need not have its arguments."""
-    text = text.partition("…")[0].partition(" | ")[0].partition(" && ")[0]
-    words = [word.partition("|")[0].strip("[]") for word in shlex.split(text, comments=True)[1:]]
-    command: click.Command = pawl
-    context = click.Context(pawl, info_name="pawl")
-    while words and isinstance(command, click.Group):
-        name = words.pop(0)
-        found = command.get_command(context, name)
-        assert found is not None, f"no command {name!r}"
-        command, context = found, click.Context(found, info_name=name, parent=context)
-    try:
-        command.make_context("pawl", words)
-    except click.MissingParameter:
-        if whole:
-            raise
-    except click.exceptions.NoArgsIsHelpError:
-        assert not whole
 
 
 def commands(page):
@@ -70,3 +50,8 @@ def test_what_a_page_points_at_is_there(page):
     gone = [link for link in _LINK.findall(text) if not (page.parent / link).exists()]
     gone += [name for name in _NAMED.findall(text) if not (ROOT / name).exists()]
     assert gone == []
+
+
+def test_the_table_of_exit_codes_is_that_of_the_code():
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {int(code): meaning for code, meaning in rows} == EXIT_CODES
