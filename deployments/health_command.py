@@ -11,8 +11,8 @@ from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
 from deployments.progress_line import end_progress, tell_progress
 from deployments.text_tables import bytes_text, printable, seconds_text, table
-from ray_workers.health import Objective, RunHealth
 from ray_workers.health_facts import HealthReport, look_at_root
+from ray_workers.health_values import Objective, RunHealth
 from ray_workers.policies.retention import RetentionPolicy
 from ray_workers.storage_accounts import Storage
 from ray_workers.store.opening import open_root
@@ -21,7 +21,8 @@ __all__ = ["health_command", "health_text"]
 
 _MISSED = 1
 _COLOURS = {"ready": "green", "warning": "yellow", "critical": "red"}
-_MAX_LINES = 8
+_MAX_LINES = 12
+_MANY = 99
 
 
 @command(
@@ -87,7 +88,7 @@ def _objective(options: Mapping[str, Any]) -> Objective:
 
 
 def health_text(report: HealthReport) -> str:
-    parts = [f"{_verdict_text(report.verdict)}  {printable(report.reason, 300)}"]
+    parts = [f"{_verdict_text(report.verdict)}  {printable(report.summary, 300)}"]
     if report.runs:
         heads = (
             "RUN",
@@ -98,19 +99,28 @@ def health_text(report: HealthReport) -> str:
             "RECOVERY p50/p95",
             "EVERY",
             "MISSED",
+            "DROPPED",
             "FAILED",
         )
         rows = [_run_row(run) for run in report.runs]
-        parts.append(table(heads, rows, right=(3, 4, 5, 6, 7, 8)))
+        parts.append(table(heads, rows, right=(3, 4, 5, 6, 7, 8, 9)))
     parts += [_bad(f"{printable(run)}: {printable(why, 300)}") for run, why in report.unreadable]
-    reasons = [f"{run.run}: {run.reason}" for run in report.missed]
+    reasons = [
+        f"{run.run}: {run.reason} → {run.action}"
+        for run in sorted(report.missed, key=lambda run: run.verdict != "critical")
+    ]
+    reasons += [
+        f"{run.run}: {run.rhythm.dropped} saves became no version, the last: {run.rhythm.dropped_reason}"
+        for run in report.runs
+        if run.rhythm.dropped
+    ]
     reasons += [
         f"{run.run}@{number} quarantined: {why}"
         for run in report.runs
         for number, why in run.quarantined[:2]
     ]
     reasons += [f"{run.run}: {told}" for run in report.runs for told in run.failures[:1]]
-    parts += [f"  {printable(line, 200)}" for line in reasons[:_MAX_LINES]]
+    parts += [f"  {printable(line, 300)}" for line in reasons[:_MAX_LINES]]
     if report.storage is not None:
         parts.append(_storage_text(report.storage))
     return "\n".join(parts)
@@ -127,21 +137,34 @@ def _run_row(run: RunHealth) -> list[str]:
         _verdict_text(run.verdict),
         "none" if sound is None else f"@{sound.number}, {seconds_text(sound.age_s)} old",
         "-" if risk is None else seconds_text(risk.seconds) + steps,
-        f"{seconds_text(recovery.median_s)}/{seconds_text(recovery.p95_s)}",
+        "not measured"
+        if not recovery.measured
+        else f"{seconds_text(recovery.median_s)}/{seconds_text(recovery.p95_s)}",
         seconds_text(rhythm.interval_s) + optimal,
-        str(rhythm.missed),
+        _few(rhythm.missed),
+        _few(rhythm.dropped),
         str(len(run.failures)),
     ]
 
 
+def _few(number: int) -> str:
+    return str(number) if number <= _MANY else f">{_MANY}"
+
+
 def _storage_text(storage: Storage) -> str:
     largest = sorted(storage.by_run.items(), key=lambda item: -item[1])[:3]
-    told = [f"stored {bytes_text(storage.stored)}"]
+    told = [f"{bytes_text(storage.stored)} kept"]
     told += [f"{printable(run)} {bytes_text(size)}" for run, size in largest]
-    told.append(f"shared {bytes_text(storage.saved_by_sharing)}")
-    if storage.orphans is not None:
+    if storage.saved_by_sharing:
+        told.append(f"sharing saved {bytes_text(storage.saved_by_sharing)} ({storage.shared:.0%})")
+    if storage.orphans:
         told.append(f"orphans {bytes_text(storage.orphans)}")
-    told.append(f"grows {bytes_text(storage.growth_per_day)} a day")
+    if storage.growth_per_day is None:
+        told.append("growth not known in the first hour")
+    else:
+        told.append(
+            f"grows {bytes_text(storage.growth_per_day)} a day, {bytes_text(storage.in_30_days or 0)} in 30 days"
+        )
     if storage.budget is not None:
         left = "" if storage.days_left is None else f", {storage.days_left:.0f} days left"
         told.append(f"budget {bytes_text(storage.budget)}{left}")

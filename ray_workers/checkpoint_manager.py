@@ -20,13 +20,21 @@ from ray_workers.store.commit import Base, CommittedVersion, commit_version
 from ray_workers.store.errors import FenceLostError, PawlError, RetryableError, RuleRefusedError
 from ray_workers.store.layout import merge_layouts
 from ray_workers.store.log import RunLog
-from ray_workers.store.manifest import FileEntry, Manifest, VersionRef, check_coverage
+from ray_workers.store.manifest import (
+    DROPPED_REASON,
+    DROPPED_SAVES,
+    FileEntry,
+    Manifest,
+    VersionRef,
+    check_coverage,
+)
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.versions import load_manifest
 
 __all__ = ["AttemptIdentity", "CheckpointManager"]
 
 _LOG_PATIENCE_S = 900.0
+_MAX_REASON = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +80,7 @@ class CheckpointManager:
         self._last: Base | None = None
         """The same, for the next to build on."""
         self._dropped_in_a_row = 0
+        self._dropped_reason = ""
         self._stop: str | None = None
         self._events: list[PawlEvent] = []
 
@@ -135,6 +144,7 @@ class CheckpointManager:
         reused = frozenset[str]().union(*(report.reused for report in reports))
         try:
             manifest = _manifest_of(self._attempt, self._parent or self._resume_point(), reports)
+            manifest = replace(manifest, environment={**manifest.environment, **self._drops()})
             check_coverage(manifest)
             base = self._base_of(reused)
             done = commit_version(self._store, self._log, manifest, base=base)
@@ -191,6 +201,7 @@ class CheckpointManager:
 
     def _dropped(self, step: int, reason: str, *, resend: bool = False) -> VersionOutcome:
         self._dropped_in_a_row += 1
+        self._dropped_reason = reason
         self._tell(
             "dropped", f"The save of step {step} was dropped: {reason}", step=step, reason=reason
         )
@@ -205,6 +216,13 @@ class CheckpointManager:
         return self._settle(
             VersionOutcome(step=step, number=None, reason=reason, stop=self._stop, resend=resend)
         )
+
+    def _drops(self) -> dict[str, str]:
+        """What the next version says of the saves before it: events are gone with the flow run, a manifest stays."""
+        if not self._dropped_in_a_row:
+            return {}
+        count, reason = str(self._dropped_in_a_row), self._dropped_reason[:_MAX_REASON]
+        return {DROPPED_SAVES: count, DROPPED_REASON: reason}
 
     def _settle(self, outcome: VersionOutcome) -> VersionOutcome:
         self._outcomes[outcome.step] = outcome

@@ -7,12 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ray_workers.health import (
-    Objective,
-    RunFacts,
-    RunHealth,
-    assess_run,
-)
+from ray_workers.health import assess_run
+from ray_workers.health_values import Objective, RunFacts, RunHealth
 from ray_workers.policies.retention import RetentionPolicy
 from ray_workers.retiring import plan_retention
 from ray_workers.storage_accounts import Storage, StoredVersionFacts, assess_storage
@@ -21,6 +17,7 @@ from ray_workers.store.catalog import VersionCatalog, VersionEntry
 from ray_workers.store.clock import utc_now
 from ray_workers.store.keys import data_fence, run_prefix
 from ray_workers.store.log_reader import LogReader
+from ray_workers.store.manifest import DROPPED_REASON, DROPPED_SAVES
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.records import Record
 from ray_workers.store.run_listing import RunEntry, list_runs, run_status
@@ -29,7 +26,7 @@ from ray_workers.store.run_state import RunState
 __all__ = ["HealthReport", "look_at_root"]
 
 _NEWEST = 20
-"""Versions whose manifests tell world size and save times when nothing asks for the accounts."""
+"""Versions whose manifests tell world size, save times and dropped saves."""
 _ORDER = ("ready", "warning", "critical")
 
 
@@ -58,9 +55,7 @@ class HealthReport:
     def reason(self) -> str:
         worst = [run for run in self.runs if run.verdict == self.verdict]
         if self.verdict == "ready":
-            return (
-                f"all {len(self.runs)} runs can come back" if self.runs else "there is no run yet"
-            )
+            return self.summary
         if self.unreadable:
             run, why = self.unreadable[0]
             return f"{run}: {why}"
@@ -68,6 +63,21 @@ class HealthReport:
             return "the storage budget is spent"
         more = f" (and {len(worst) - 1} more)" if len(worst) > 1 else ""
         return f"{worst[0].run}: {worst[0].reason}{more}"
+
+    @property
+    def summary(self) -> str:
+        """How many runs could come back, and how many of them as promised."""
+        total = len(self.runs) + len(self.unreadable)
+        lost = sum(run.verdict == "critical" for run in self.runs) + len(self.unreadable)
+        late = sum(run.verdict == "warning" for run in self.runs)
+        told = [f"{lost} of {total} runs could not come back"] if lost else []
+        told += [f"{late} of {total} runs would come back, but not as promised"] if late else []
+        told += ["the storage budget is spent"] if self._over_budget else []
+        if told:
+            return ", ".join(told)
+        if not total:
+            return "there is no run yet"
+        return "the one run can come back" if total == 1 else f"all {total} runs can come back"
 
     @property
     def missed(self) -> tuple[RunHealth, ...]:
@@ -87,6 +97,7 @@ class HealthReport:
             "at": self.at,
             "verdict": self.verdict,
             "reason": self.reason,
+            "summary": self.summary,
             "objective": {
                 "at_risk_s": self.objective.at_risk_s,
                 "recovery_s": self.objective.recovery_s,
@@ -168,6 +179,7 @@ class _Look:
             world_size=_world_size(entries),
             drills_s=tuple(_drills(self._store, state)),
             staging_s=tuple(_staging(entries[-_NEWEST:])),
+            dropped=tuple(_dropped(entries[-_NEWEST:])),
         )
         self.runs.append(assess_run(state, facts, self._objective, self._now))
         if self._storage:
@@ -224,6 +236,13 @@ def _staging(entries: Sequence[VersionEntry]) -> Iterator[float]:
         durations: Mapping[str, float] = {} if entry.facts is None else entry.facts.durations
         if "staging_s" in durations:
             yield durations["staging_s"]
+
+
+def _dropped(entries: Sequence[VersionEntry]) -> Iterator[tuple[int, str]]:
+    for entry in entries:
+        told: Mapping[str, str] = {} if entry.facts is None else entry.facts.environment
+        if told.get(DROPPED_SAVES, "").isdecimal():
+            yield int(told[DROPPED_SAVES]), told.get(DROPPED_REASON, "no reason told")
 
 
 def _drills(store: ObjectStore, state: RunState) -> Iterator[float]:

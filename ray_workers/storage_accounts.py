@@ -11,6 +11,8 @@ __all__ = ["Storage", "StoredVersionFacts", "assess_storage"]
 
 _DAY = 86_400.0
 _GROWTH_DAYS = 7
+_FORECAST_DAYS = 30
+_LEAST_HISTORY_S = 3600.0
 _AGES = (("under 1 day", _DAY), ("under 7 days", 7 * _DAY), ("under 30 days", 30 * _DAY))
 
 
@@ -28,11 +30,19 @@ class Storage:
     """Objects that no kept version refers to; None: not looked for."""
     retention_would_free: int | None
     """None: no retention was named."""
-    growth_per_day: float
-    """Over the last seven days."""
+    growth_per_day: float | None
+    """Bytes a day, from what is kept of the last seven days, or of the time since the first version; None before an hour."""
+    in_30_days: int | None
+    """Bytes stored then, if it goes on like this; None while growth is not known."""
     budget: int | None
     days_left: float | None
     """Until the budget is spent at this growth; None without a budget or without growth."""
+
+    @property
+    def shared(self) -> float:
+        """Share of the versions' bytes that did not have to be stored, because an earlier version has them."""
+        whole = self.stored + self.saved_by_sharing
+        return self.saved_by_sharing / whole if whole else 0.0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -43,7 +53,9 @@ class Storage:
             "saved_by_sharing": self.saved_by_sharing,
             "orphans": self.orphans,
             "retention_would_free": self.retention_would_free,
-            "growth_per_day": round(self.growth_per_day),
+            "shared": round(self.shared, 4),
+            "growth_per_day": None if self.growth_per_day is None else round(self.growth_per_day),
+            "in_30_days": self.in_30_days,
             "budget": self.budget,
             "days_left": None if self.days_left is None else round(self.days_left, 1),
         }
@@ -80,8 +92,8 @@ def assess_storage(
             account[key] = account.get(key, 0) + version.bytes_new
         recent += version.bytes_new if age < _GROWTH_DAYS * _DAY else 0
     stored = sum(version.bytes_new for version in versions)
-    growth = recent / _GROWTH_DAYS
-    left = None if budget is None or growth <= 0 else max(0.0, (budget - stored) / growth)
+    growth = _growth(recent, [_since(version.at, now) for version in versions])
+    left = max(0.0, (budget - stored) / growth) if budget is not None and growth else None
     return Storage(
         stored=stored,
         by_run=by_run,
@@ -91,9 +103,18 @@ def assess_storage(
         orphans=orphans,
         retention_would_free=retention_would_free,
         growth_per_day=growth,
+        in_30_days=None if growth is None else round(stored + _FORECAST_DAYS * growth),
         budget=budget,
         days_left=left,
     )
+
+
+def _growth(recent: int, ages: Sequence[float | None]) -> float | None:
+    """Bytes a day. A store of an hour does not show what a day brings, and one of a day must not be spread over seven."""
+    oldest = max((age for age in ages if age is not None), default=0.0)
+    if oldest < _LEAST_HISTORY_S:
+        return None
+    return recent / min(oldest, _GROWTH_DAYS * _DAY) * _DAY
 
 
 def _since(text: str, now: datetime) -> float | None:

@@ -7,8 +7,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ray_workers.config import Objectives, Retention
-from ray_workers.health import Objective
 from ray_workers.health_facts import HealthReport, look_at_root
+from ray_workers.health_values import Objective
 from ray_workers.policies.thinning_text import policy_of
 from ray_workers.store.object_store import ObjectStore
 from tasks.blocks import storage_target

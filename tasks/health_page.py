@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_workers.health import RunHealth
 from ray_workers.health_facts import HealthReport
+from ray_workers.health_values import Recovery, RunHealth
 from ray_workers.storage_accounts import Storage
 from tasks.health_chart import risk_chart, storage_chart
 from tasks.markdown_text import DASH, bytes_text, count, duration, moment, plain, table
@@ -15,6 +15,7 @@ __all__ = ["HealthPage", "render_health"]
 
 _MAX_RUNS = 60
 _MAX_LINES = 12
+_MANY = 99
 _SIGNS = {"ready": "🟢", "warning": "🟡", "critical": "🔴"}
 
 
@@ -28,13 +29,14 @@ def render_health(report: HealthReport) -> HealthPage:
     """The page of one report. Pure."""
     sign = _SIGNS[report.verdict]
     sections = [
-        f"# {sign} {report.verdict.capitalize()}\n\n{plain(report.reason, 300)}",
+        f"# {sign} {report.verdict.capitalize()}: {plain(report.summary, 200)}",
+        _to_do(report),
         _promise(report),
         _picture("What is at risk", risk_chart(report)),
         _section("Runs", _runs_table(report.runs)),
+        _section("Saves that became no version", _dropped(report.runs)),
         _section("Quarantined", _quarantined(report.runs)),
         _section("Attempts that did not complete", _failures(report.runs)),
-        _section("Unreadable runs", _lines([f"{run}: {why}" for run, why in report.unreadable])),
     ]
     if report.storage is not None:
         sections += [
@@ -46,6 +48,28 @@ def render_health(report: HealthReport) -> HealthPage:
         f"{sign} **{report.verdict}** · {len(report.runs)} runs  \n{plain(report.reason, 80)}"
     )
     return HealthPage(markdown=markdown, headline=headline)
+
+
+def _to_do(report: HealthReport) -> str | None:
+    """Every run that misses the objective, the worst first: why, and what to do."""
+    rows = [
+        [_SIGNS["critical"], f"**{plain(run, 60)}**", plain(why, 200), ""]
+        for run, why in report.unreadable
+    ]
+    rows += [
+        [
+            _SIGNS[run.verdict],
+            f"**{plain(run.run, 60)}**",
+            plain(run.reason, 200),
+            plain(run.action, 200),
+        ]
+        for run in sorted(report.missed, key=lambda run: run.verdict != "critical")
+    ]
+    if not rows:
+        return None
+    more = len(rows) - _MAX_LINES
+    shown = table(("", "run", "why", "what to do"), rows[:_MAX_LINES])
+    return shown + (f"\n\nand {more} more" if more > 0 else "")
 
 
 def _promise(report: HealthReport) -> str:
@@ -68,24 +92,14 @@ def _runs_table(runs: tuple[RunHealth, ...]) -> str | None:
     if not runs:
         return None
     heads = (
-        "",
-        "run",
-        "newest sound",
-        "at risk",
-        "recovery, median / p95",
-        "saves every",
-        "missed",
-        "why",
-    )
+        "", "run", "newest versions", "at risk", "recovery, median / p95", "saves every", "missed", "dropped",
+    )  # fmt: skip
     order = {"critical": 0, "warning": 1, "ready": 2}
     ranked = sorted(runs, key=lambda run: (order[run.verdict], run.status != "running", run.run))
     return table(heads, [_run_row(run) for run in ranked[:_MAX_RUNS]])
 
 
 def _run_row(run: RunHealth) -> list[str]:
-    ages = ", ".join(
-        f"{r.rung} v{r.number} {duration(r.age_s)}" for r in run.rungs if r.rung != "committed"
-    )
     risk, recovery, rhythm = run.at_risk, run.recovery, run.rhythm
     steps = "" if risk is None or risk.steps is None else f", {count(risk.steps)} steps"
     hours = "" if risk is None else f", {risk.worker_hours:.2g} worker-hours"
@@ -93,13 +107,43 @@ def _run_row(run: RunHealth) -> list[str]:
     return [
         _SIGNS[run.verdict],
         f"**{plain(run.run, 60)}** {plain(run.status, 20)}",
-        plain(ages, 120) or "none",
+        _newest(run),
         DASH if risk is None else f"{duration(risk.seconds)}{steps}{hours}",
-        f"{duration(recovery.median_s)} / {duration(recovery.p95_s)}",
+        _recovery(recovery),
         f"{duration(rhythm.interval_s)}{best}",
-        count(rhythm.missed),
-        plain(run.reason, 160),
+        _few(rhythm.missed),
+        _few(rhythm.dropped),
     ]
+
+
+def _newest(run: RunHealth) -> str:
+    """The newest version at each rung; one that has a higher rung too is told once."""
+    told: dict[int, str] = {}
+    for r in run.rungs:  # from the lowest rung up
+        told[r.number] = f"{r.rung} v{r.number}, {duration(r.age_s)} old"
+    return "; ".join(plain(text, 80) for text in reversed(told.values())) or "none"
+
+
+def _recovery(recovery: Recovery) -> str:
+    if not recovery.measured:
+        return "not measured"
+    what = "drill" if recovery.drills_s else "resume"
+    times = f"{duration(recovery.median_s)} / {duration(recovery.p95_s)}"
+    return f"{times} ({len(recovery.measured)} {what}{'s' if len(recovery.measured) > 1 else ''})"
+
+
+def _few(number: int) -> str:
+    return count(number) if number <= _MANY else f"more than {_MANY}"
+
+
+def _dropped(runs: tuple[RunHealth, ...]) -> str | None:
+    told = [(r.run, r.rhythm) for r in runs if r.rhythm.dropped]
+    return _lines(
+        [
+            f"{run}: {_few(rhythm.dropped)}, the last: {rhythm.dropped_reason}"
+            for run, rhythm in told
+        ]
+    )
 
 
 def _quarantined(runs: tuple[RunHealth, ...]) -> str | None:
@@ -119,21 +163,22 @@ def _lines(lines: list[str]) -> str | None:
 
 
 def _storage_table(storage: Storage) -> str:
-    left = DASH if storage.days_left is None else f"{storage.days_left:.0f} days"
+    growth = storage.growth_per_day
+    known = "not known in the first hour"
     rows = [
         ("kept", bytes_text(storage.stored)),
-        ("saved by sharing", bytes_text(storage.saved_by_sharing)),
+        ("saved by sharing", f"{bytes_text(storage.saved_by_sharing)} ({storage.shared:.0%})"),
         ("orphans", DASH if storage.orphans is None else bytes_text(storage.orphans)),
-        ("growth a day", bytes_text(storage.growth_per_day)),
-        ("budget", DASH if storage.budget is None else bytes_text(storage.budget)),
-        ("until it is spent", left),
-        (
-            "retention would free",
-            DASH
-            if storage.retention_would_free is None
-            else bytes_text(storage.retention_would_free),
-        ),
-        *((f"rung {rung}", bytes_text(size)) for rung, size in sorted(storage.by_rung.items())),
-        *((age, bytes_text(size)) for age, size in storage.by_age.items()),
+        ("growth a day", known if growth is None else bytes_text(growth)),
+        ("in 30 days", known if storage.in_30_days is None else bytes_text(storage.in_30_days)),
+        ("budget", "none" if storage.budget is None else bytes_text(storage.budget)),
     ]
-    return table(("", ""), rows, right="1")
+    if storage.days_left is not None:
+        rows.append(("budget is spent in", f"{storage.days_left:.0f} days"))
+    if storage.retention_would_free is not None:
+        rows.append(("retention would free", bytes_text(storage.retention_would_free)))
+    rows += [
+        (f"at rung {rung}", bytes_text(size)) for rung, size in sorted(storage.by_rung.items())
+    ]
+    rows += [(f"{age} old", bytes_text(size)) for age, size in storage.by_age.items()]
+    return table(("storage", "bytes"), rows, right="1")

@@ -31,6 +31,8 @@ from ray_workers.store.shards import ShardEntry, nbytes_of
 from ray_workers.store.strict_json import Fields, encode_float, parse_json
 
 __all__ = [
+    "DROPPED_REASON",
+    "DROPPED_SAVES",
     "MANIFEST_FORMAT",
     "MAX_CURVE_POINTS",
     "MAX_MANIFEST_BYTES",
@@ -48,6 +50,10 @@ __all__ = [
 
 MANIFEST_FORMAT = 1
 MAX_MANIFEST_BYTES = 256 * 1024 * 1024
+DROPPED_SAVES = "dropped_saves"
+"""In `environment`: saves of the attempt since its version before that became no version, if there were any."""
+DROPPED_REASON = "dropped_reason"
+"""In `environment`: why the last of them was dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +77,7 @@ class Manifest:
     curve: Mapping[str, Curve] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    """Library versions; also `DROPPED_SAVES` and `DROPPED_REASON` after saves that became no version."""
     plain: Any = None
     """Typed JSON of what all ranks share; its tensors are named by path."""
     rank_plain: tuple[Any, ...] = ()

@@ -27,17 +27,28 @@ def call(words, code=0):
 @pytest.mark.usefixtures("run")
 def test_a_healthy_store_is_told_in_a_few_lines_and_code_nought():
     text = call("health").stdout
-    assert text.startswith("READY  all 1 runs can come back")
+    assert text.startswith("READY  the one run can come back")
     assert "digits" in text.splitlines()[2]
-    assert "storage: stored" in text
+    assert "kept; digits" in text
 
 
 def test_a_missed_objective_is_code_one(run):
     run.end("failed", "disk full")
     text = call("health --quick", code=1).stdout
-    assert text.startswith("WARNING  digits: it is failed")
+    assert text.startswith("WARNING  1 of 1 runs would come back, but not as promised")
     assert "storage:" not in text
     assert "disk full" in text
+    assert (
+        "digits: it failed and nobody goes on with it; it would resume from version 1 → run the same"
+        in text
+    )
+
+
+def test_a_dropped_save_is_told_with_its_reason(run):
+    run.told = {"dropped_saves": "1", "dropped_reason": "403 from the store"}
+    run.commit(20)
+    text = call("health --quick").stdout
+    assert "digits: 1 saves became no version, the last: 403 from the store" in text
 
 
 @pytest.mark.usefixtures("run")

@@ -78,7 +78,7 @@ def test_health_publishes_a_page_and_alerts(prefect_server, url):
     dead.commit(1)
     dead.end("failed", "disk full")
     line = ended(start(prefect_server, "flows.health", "health", storage=url, fail=True))
-    assert line.startswith("ENDED Failed warning: dead: it is failed")
+    assert line.startswith("ENDED Failed warning: dead: it failed")
     (event,) = events(prefect_server, "pawl.objective.missed")[-1:]
     assert event["resource"]["prefect.resource.id"] == "pawl.run.dead"
 

@@ -274,3 +274,19 @@ def test_a_training_that_is_overtaken_ends_there(tmp_path):
         run.attempt(small_loop(spoil_at=5, spoil=take_over))
     state = read_run(run.target.open().store, "run")
     assert [v.step for v in reversed(state.newest_first())] == [2, 4]
+
+
+def test_a_version_tells_what_was_dropped_before_it(store):
+    manager = new_manager(store, budget=5)
+    manager.give_up(10, "the disk is full")
+    manager.give_up(20, "no answer " + "x" * 1000)
+    for step in (30, 40):
+        for rank in (0, 1):
+            report(manager, step, rank)
+    first, second = (
+        load_manifest(store, "run", version).environment
+        for _, version in sorted(read_run(store, "run").versions.items())
+    )
+    assert (first["dropped_saves"], first["dropped_reason"][:10]) == ("2", "no answer ")
+    assert len(first["dropped_reason"]) == 500
+    assert not {"dropped_saves", "dropped_reason"} & set(second)

@@ -5,13 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ray_workers.health import (
-    Objective,
-    RunFacts,
-    assess_run,
-    percentile,
-)
+from ray_workers.health import assess_run
 from ray_workers.health_facts import look_at_root
+from ray_workers.health_values import Objective, RunFacts, percentile
 from ray_workers.policies.retention import RetentionPolicy
 from ray_workers.store import keys
 from ray_workers.store.memory import MemoryStore
@@ -180,7 +176,7 @@ def test_a_root_is_looked_at_as_a_whole(run):
         "digits": "ready",
     }
     assert (report.verdict, [health.run for health in report.missed]) == ("warning", ["dead"])
-    assert report.reason.startswith("dead: it is failed")
+    assert report.reason.startswith("dead: it failed")
     assert report.storage is not None
     assert report.storage.orphans == 77
     assert report.storage.stored == sum(
@@ -225,6 +221,36 @@ def test_drills_are_read_from_the_log(run):
         )  # fmt: skip
     (health,) = look_at_root(run.store, Objective()).runs
     assert health.recovery.drills_s == (1.5, 2.5)
+
+
+def test_saves_that_became_no_version_are_counted_with_the_last_reason(run):
+    run.start()
+    run.commit(10)
+    for step, count in ((20, 2), (30, 1)):
+        run.told = {"dropped_saves": str(count), "dropped_reason": f"full before {step}"}
+        run.commit(step)
+    run.told = {}
+    run.commit(40)
+    (health,) = look_at_root(run.store, Objective()).runs
+    assert (health.rhythm.dropped, health.rhythm.dropped_reason) == (3, "full before 30")
+    assert health.to_json()["saves"]["dropped"] == 3
+
+
+def test_all_runs_are_counted_in_one_sentence(run):
+    run.start()
+    run.commit(10)
+    run.end()
+    for name, outcome in (("bad", "failed"), ("worse", "crashed")):
+        other = MadeUpRun(store=run.store, name=name)
+        other.start()
+        if name == "bad":
+            other.commit(10)
+        other.end(outcome)
+    report = look_at_root(run.store, Objective(budget_bytes=1))
+    assert report.summary == (
+        "1 of 3 runs could not come back, 1 of 3 runs would come back, but not as promised, the storage budget is spent"
+    )
+    assert all(health.action for health in report.missed)
 
 
 def test_an_empty_root_is_ready():

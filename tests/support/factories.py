@@ -61,6 +61,8 @@ class MadeUpRun:
     fence: int = field(init=False, default=0)
     series: list[tuple[int, float]] = field(init=False, default_factory=list)
     """Step and loss since the run began, as the training state carries it."""
+    told: dict[str, str] = field(init=False, default_factory=dict)
+    """What the next versions say of their environment besides."""
 
     def __post_init__(self) -> None:
         self.log = create_run(self.store, self.name, by=this_process())
@@ -119,7 +121,7 @@ class MadeUpRun:
             curve={"loss": self._curve()} if curve is None else curve,
             config={"lr": 0.1} if config is None else config,
             world_size=self.ranks,
-            environment={"python": "3.11"},
+            environment={"python": "3.11", **self.told},
             tensors=_layouts(self.ranks),
             shards=tuple(shards),
             durations={"staging_s": 0.25, "upload_s": 0.5},

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from ray_workers.health import Objective
 from ray_workers.health_facts import look_at_root
+from ray_workers.health_values import Objective
 from ray_workers.store.memory import MemoryStore
 from tasks.health_page import render_health
 from tests.support.factories import MadeUpRun
@@ -18,6 +18,7 @@ def report():
     run.start()
     run.commit(10)
     run.judge(1, reason="loss | jumped `x`")
+    run.told = {"dropped_saves": "3", "dropped_reason": "no answer from the store"}
     run.commit(20)
     other = MadeUpRun(store=run.store, name="other")
     other.start()
@@ -34,8 +35,11 @@ def pictures(markdown):
 def test_the_verdict_and_its_reason_come_first(report):
     page = render_health(report)
     assert page.markdown.startswith(
-        "# 🟡 Warning\n\nother: it is failed and nobody goes on with it"
+        "# 🟡 Warning: 1 of 2 runs would come back, but not as promised\n\n"
     )
+    (row,) = [line for line in page.markdown.splitlines() if "nobody goes on with it" in line]
+    assert "**other**" in row
+    assert "Retry" in row
     assert "🟡 **warning** · 2 runs" in page.headline
     assert "at most 10 min of work at risk" in page.markdown.replace("\N{NO-BREAK SPACE}", " ")
 
@@ -44,6 +48,7 @@ def test_everything_an_operator_asks_is_on_the_page(report):
     text = render_health(report).markdown
     assert "loss \\| jumped" in text
     assert "disk full" in text
+    assert "digits: 3, the last: no answer from the store" in text
     assert len(pictures(text)) == 2
     words = "".join(pictures(text)[0].itertext())
     assert "digits" in words
