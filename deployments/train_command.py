@@ -220,6 +220,9 @@ def prepare_prefect() -> None:
     )
     if not configured and not (Path.home() / ".prefect" / "profiles.toml").exists():
         os.environ["PREFECT_HOME"] = str(Path(".pawl/prefect").absolute())
+    if not os.environ.get("PREFECT_API_URL"):
+        # A server of ours for one command: it need not report to Prefect, and its start is quicker.
+        os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     if home := os.environ.get("PREFECT_HOME"):
         # SQLite makes no folder, and its server says so only after its whole start limit.
         Path(home).mkdir(parents=True, exist_ok=True)

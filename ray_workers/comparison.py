@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import torch
 
 from ray_workers.loading import StoredVersion, model_state
-from ray_workers.report import AttemptRow, RunReport
+from ray_workers.report import RunReport
 from ray_workers.report_builder import build_report
+from ray_workers.step_clock import StepClock
 from ray_workers.store.errors import InvalidInputError, StateMismatchError
 from ray_workers.store.strict_json import encode_float
 
 __all__ = ["Compared", "Comparison", "CurvePoint", "LayerDistance", "compare", "layer_distances"]
 
 _MISSING = "(not set)"
-_HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +198,7 @@ def _all_distances(
 def _compared(stored: StoredVersion, report: RunReport) -> Compared:
     manifest, version = stored.manifest, stored.version
     attempt = next((r.attempt for r in report.versions if r.number == version.number), 0)
-    clock = _Clock(report)
+    clock = StepClock(report)
     points = [
         CurvePoint(step=step, hours=clock.hours(step, doer), loss=loss, attempt=doer)
         for step, loss, doer in report.curve
@@ -224,48 +222,11 @@ def _compared(stored: StoredVersion, report: RunReport) -> Compared:
     )
 
 
-def _resumes(report: RunReport, clock: _Clock, last: int) -> Iterator[tuple[int, float | None]]:
+def _resumes(report: RunReport, clock: StepClock, last: int) -> Iterator[tuple[int, float | None]]:
     for attempt in report.attempts:
         if attempt.resumed_from is not None and attempt.number <= last:
             step = clock.start_step(attempt)
             yield step, clock.hours(step, attempt.number)
-
-
-class _Clock:
-    """When each attempt did which step: known at its start and at its commits, a straight line in between."""
-
-    def __init__(self, report: RunReport) -> None:
-        self._steps = {str(v.number): v.step for v in report.versions}
-        self._anchors: dict[int, list[tuple[int, float]]] = {}
-        starts = [at for a in report.attempts if (at := _instant(a.started_at)) is not None]
-        self._zero = min(starts, default=0.0)
-        for attempt in report.attempts:
-            self._add(attempt.number, self.start_step(attempt), attempt.started_at)
-        for version in report.versions:
-            self._add(version.attempt, version.step, version.committed_at)
-
-    def start_step(self, attempt: AttemptRow) -> int:
-        return self._steps.get(attempt.resumed_from or "", attempt.resume_step or 0)
-
-    def hours(self, step: int, attempt: int) -> float | None:
-        anchors = self._anchors.get(attempt, [])
-        for (low, begin), (high, end) in itertools.pairwise(anchors):
-            if low <= step <= high and high > low:
-                return (begin + (step - low) / (high - low) * (end - begin)) / _HOUR
-        return next((at / _HOUR for known, at in anchors if known == step), None)
-
-    def _add(self, attempt: int, step: int, text: str) -> None:
-        at = _instant(text)
-        if at is not None:
-            self._anchors.setdefault(attempt, []).append((step, at - self._zero))
-            self._anchors[attempt].sort()
-
-
-def _instant(text: str) -> float | None:
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return None
 
 
 def _differing(versions: Sequence[Compared]) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -75,7 +75,7 @@ def _layers(comparison: Comparison) -> Iterator[Section]:
             for d in distances[:_MAX_ROWS]
         )
         heads = ("layer", f"norm in {first}", f"norm in {reference}", "distance", "relative")
-        yield Section(title=title, heads=heads, rows=rows)
+        yield Section(title=f"Layer by layer: {reference}", heads=heads, rows=rows)
     for reference, why in comparison.without_layers.items():
         yield Section(title=f"Weights: {reference}", text=f"Not compared: {why}")
 

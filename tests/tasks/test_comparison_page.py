@@ -1,13 +1,14 @@
 import base64
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from ray_workers.comparison import Comparison, LayerDistance, compare
 from ray_workers.loading import open_version
-from tasks.comparison_chart import layer_chart
+from tasks.comparison_chart import curve_chart, layer_chart
 from tasks.comparison_page import render_html, render_markdown, sections
 from tests.support.factories import MadeUpRun, folder_store
 
@@ -41,7 +42,7 @@ def test_the_page_has_every_part(comparison):
     titles = [part.title for part in sections(comparison)]
     assert titles == [
         "Versions", "Metrics", "Hyperparameters that differ", "Loss over steps", "Loss over wall-clock",
-        "Weights: digits@2 against digits@1", "Weights: digits@2 against digits@1", "Weights: x@1",
+        "Weights: digits@2 against digits@1", "Layer by layer: digits@2", "Weights: x@1",
         "Lineage of digits",
     ]  # fmt: skip
 
@@ -51,6 +52,26 @@ def test_the_curves_name_both_versions_and_mark_the_resume(comparison):
     words = "".join(curve.itertext())
     assert "digits@1" in words
     assert "resumed" in words
+
+
+def test_each_version_has_a_dot_where_it_is_above_all_lines(comparison):
+    steps, hours = pictures(render_markdown(list(sections(comparison))))[:2]
+    for picture in (steps, hours):
+        dots = [e for e in picture.iter() if e.get("r") == "6" and e.get("cx")]
+        assert len({dot.get("fill") for dot in dots}) == 2
+    assert steps.find(".//*[@cx='718']") is not None
+    assert "seconds since the run began" in "".join(hours.itertext())
+
+
+@pytest.mark.parametrize(
+    ("longest", "unit"), [(0.01, "seconds"), (0.02, "minutes"), (0.9, "minutes"), (30.0, "hours")]
+)
+def test_time_is_told_in_a_unit_that_people_read(comparison, longest, unit):
+    points = tuple(
+        replace(p, hours=longest * i) for i, p in enumerate(comparison.versions[0].curve[:2])
+    )
+    versions = [replace(comparison.versions[0], curve=points)]
+    assert f"{unit} since the run began" in str(curve_chart(versions, over="hours"))
 
 
 class _Tags(HTMLParser):
