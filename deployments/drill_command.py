@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from deployments.cli_options import storage_option
+from deployments.example_command import command
 from deployments.train_command import prepare_prefect
 from ray_workers.store.errors import InvalidInputError, PawlError
 from ray_workers.store.keys import check_run_name
@@ -15,7 +16,7 @@ from ray_workers.store.versions import parse_reference
 __all__ = ["drill_command"]
 
 
-@click.command("drill")
+@command("drill", "pawl drill digits", "pawl drill digits@12 --code-dir ~/my-project")
 @click.argument("references", metavar="RUN[@V]...", nargs=-1, required=True)
 @click.option(
     "--undrilled",
@@ -36,12 +37,7 @@ __all__ = ["drill_command"]
 )  # fmt: skip
 @storage_option
 def drill_command(references: tuple[str, ...], *, storage: str, **options: Any) -> None:
-    r"""Restore RUN[@V] on fresh workers, take one step, compare, and record it as restorable.
-
-    \b
-    pawl drill digits
-    pawl drill digits@12 --code-dir ~/my-project
-    """
+    """Restore RUN[@V] on fresh workers, take one step, compare, and record it as restorable."""
     for reference in references:
         if "@" in reference:
             parse_reference(reference)

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ray_workers.health import Objective
 from ray_workers.health_facts import look_at_root
+from ray_workers.health_values import Objective
 from ray_workers.store.credentials import S3Credentials
 from ray_workers.store.opening import StorageTarget
 from ray_workers.store.versions import load_manifest

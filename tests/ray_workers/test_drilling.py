@@ -11,8 +11,8 @@ from ray_workers.drill_cluster import Restore
 from ray_workers.drill_worker import NothingIsStored, take_one_step
 from ray_workers.drilling import Drill, drill_version
 from ray_workers.environment import started_as
-from ray_workers.health import Objective
 from ray_workers.health_facts import look_at_root
+from ray_workers.health_values import Objective
 from ray_workers.session import CheckpointSession
 from ray_workers.store.attempts import read_run, this_process
 from ray_workers.store.bodies import Verdict
