@@ -81,6 +81,15 @@ test-all: setup setup-s3 setup-prometheus ## Run every test, the full matrices a
 test-faults: setup setup-s3 ## Play the whole fault sweep on memory, folder and Ceph; writes its tables into docs/reliability.md
 	$(BIN)/python -m tests.support.fault_campaign --journal build/faults.jsonl --report docs/reliability.md
 
+# How long, and the seed of the first round.
+MINUTES ?= 10
+SEED ?= 1
+
+.PHONY: fuzz
+fuzz: setup ## Give altered and damaged bytes to whatever reads a store, for MINUTES=10; ends at the first error that is not ours
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]' --constraint constraints.txt
+	$(BIN)/python -m tests.support.fuzz --minutes $(MINUTES) --seed $(SEED)
+
 # BENCH="--mib 2048 --targets local sink ceph" measures another state or more servers; `-h` lists the options.
 BENCH ?=
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ray_workers.store import keys
 from ray_workers.store.attempts import read_run, run_names
 from ray_workers.store.bodies import ForkPin, ForkReleased, RunOrigin
 from ray_workers.store.errors import RunNotFoundError, VersionNotFoundError
@@ -80,7 +81,7 @@ def origin_of(store: ObjectStore, state: RunState) -> RunOrigin | None:
     if state.created_at is not None or state.run_id is None:
         return state.origin
     for name in run_names(store):
-        if name == state.run:
+        if name == state.run or not keys.is_run_name(name):
             continue
         other = read_run(store, name)
         pin = other.pins.get(state.run_id)

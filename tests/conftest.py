@@ -14,6 +14,14 @@ from tests.support.s3_server import S3Server
 from tests.support.tiers import TierCheck, required_tiers
 
 settings.register_profile("dev", max_examples=50, deadline=None)
+# `make fuzz`: another seed in every round, and what was found is not kept: the seed says it.
+settings.register_profile(
+    "fuzz",
+    max_examples=int(os.environ.get("PAWL_FUZZ_EXAMPLES", "400")),
+    deadline=None,
+    database=None,
+    print_blob=True,
+)
 settings.register_profile("ci", max_examples=500, deadline=None, derandomize=True, print_blob=True)
 
 

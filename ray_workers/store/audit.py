@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +12,11 @@ from ray_workers.store import keys
 from ray_workers.store.attempts import read_run
 from ray_workers.store.bodies import Filler
 from ray_workers.store.errors import DamageError, MissingError, NewerFormatError
+from ray_workers.store.fold_cache import MAX_CACHE_BYTES, OtherFoldError, decode_cache
 from ray_workers.store.log_reader import LogReader
 from ray_workers.store.object_store import ObjectStore
-from ray_workers.store.records import Record, canonical_json
-from ray_workers.store.run_state import FOLD_VERSION, RunState, VersionState
+from ray_workers.store.records import MAX_RECORD_BYTES, Record, canonical_json
+from ray_workers.store.run_state import RunState, VersionState
 from ray_workers.store.shards import ShardEntry, read_shard
 from ray_workers.store.versions import load_manifest
 
@@ -102,7 +102,7 @@ def audit_run(
     records = max(raw.slot, known.slot)
     slots = _damaged_slots(store, run, raw, records)
     caches = list(store.list(keys.folds_prefix(run)))
-    bad_caches = [bad for info in caches if (bad := _check_cache(store, info.key)) is not None]
+    bad_caches = [bad for info in caches if (bad := _check_cache(store, run, info.key)) is not None]
     # A record that is damaged now may be a Commit that a cache still remembers, so both folds name versions.
     merged = {**raw.versions, **known.versions}
     wanted = list(versions) if versions is not None else [merged[n] for n in sorted(merged)]
@@ -198,7 +198,7 @@ def _damaged_slots(
 
 def _slot_problem(store: ObjectStore, key: str, slot: int) -> str | None:
     try:
-        data = store.get(key)
+        data = store.get(key, at_most=MAX_RECORD_BYTES)
         record = Record.from_bytes(data, key=key, slot=slot)
     except MissingError:
         return "the record is missing"
@@ -212,33 +212,25 @@ def _slot_problem(store: ObjectStore, key: str, slot: int) -> str | None:
     return None
 
 
-def _check_cache(store: ObjectStore, key: str) -> BadObject | None:
-    named = keys.parse_fold_key(key)
-    try:
-        problem = _cache_problem(store.get(key), named)
-    except MissingError:
-        return None  # deleted since it was listed, as a cache may be
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        problem = f"it is no fold cache ({error})"
-    if problem is None:
-        return None
-    reason = f"The fold cache {key} is damaged: {problem}. Readers ignore it."
-    return BadObject(key=key, version=None, reason=reason)
-
-
-def _cache_problem(data: bytes, named: tuple[int, str] | None) -> str | None:
+def _check_cache(store: ObjectStore, run: str, key: str) -> BadObject | None:
     """What is wrong with a fold cache. One made for another fold is no damage: it is ignored."""
-    content = json.loads(data)
-    if canonical_json(content) != data:
-        return "its bytes are not those that were written"
-    digest = content.pop("digest")
-    if hashlib.sha256(canonical_json(content)).hexdigest() != digest:
-        return "its digest does not match its content"
-    if (content["slot"], content["head"]) != named:
-        return "it does not belong where its name says"
-    if content["fold_version"] == FOLD_VERSION:
-        RunState.from_json(content["state"])
+    try:
+        data = store.get(key, at_most=MAX_CACHE_BYTES)
+        _refuse_other_spelling(data)
+        slot, head = keys.parse_fold_key(key) or (0, "")
+        decode_cache(data, run=run, slot=slot, head=head)
+    except (MissingError, OtherFoldError):
+        return None  # it may be deleted at any time
+    except (ValueError, RecursionError) as error:
+        reason = f"The fold cache {key} is damaged: {error}. Readers ignore it."
+        return BadObject(key=key, version=None, reason=reason)
     return None
+
+
+def _refuse_other_spelling(data: bytes) -> None:
+    """Another spelling of the same values passes the cache's own digest."""
+    if canonical_json(json.loads(data)) != data:
+        raise ValueError("its bytes are not those that were written")
 
 
 def _still_promised(

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ray_workers.store.strict_json import MAX_COUNT
+
 __all__ = [
     "BODY_KINDS",
     "AttemptAdopted",
@@ -225,8 +227,8 @@ BODY_KINDS: dict[str, type[Body]] = {cls.kind: cls for cls in Body.__subclasses_
 
 
 def _int(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"expected a non-negative integer, found {value!r:.40}")
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:
+        raise ValueError(f"expected an integer from 0 to 2^63-1, found {value!r:.40}")
     return value
 
 

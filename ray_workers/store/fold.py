@@ -178,13 +178,24 @@ def _judged(version: VersionState, body: Verdict) -> VersionState:
             version, quarantine=reason, bad_bytes=version.bad_bytes or body.check == "bytes"
         )
     norm, rate = (body.evidence.get(name) for name in ("parameter_norm", "update_rate"))
-    if isinstance(norm, int | float):
-        version = replace(version, norm=float(norm))
-    if isinstance(rate, int | float):
-        version = replace(version, update_rate=float(rate))
+    version = replace(
+        version,
+        norm=_measured(norm, version.norm),
+        update_rate=_measured(rate, version.update_rate),
+    )
     if body.check in RUNGS and body.check not in version.passed:
         return replace(version, passed=(*version.passed, body.check))
     return version
+
+
+def _measured(value: Any, before: float | None) -> float | None:
+    """Evidence is anybody's JSON: what is no number that fits leaves what was known."""
+    if not isinstance(value, int | float):
+        return before
+    try:
+        return float(value)
+    except OverflowError:
+        return before
 
 
 def _tagged(state: RunState, _: Record, body: Tagged) -> None:

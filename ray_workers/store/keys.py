@@ -17,6 +17,7 @@ __all__ = [
     "fold_key",
     "folder_fence",
     "folds_prefix",
+    "is_run_name",
     "log_key",
     "log_prefix",
     "manifest_key",
@@ -40,12 +41,17 @@ _DATA = re.compile(
 _FOLDER = re.compile(r"runs/[^/]+/(?:manifests|shards)/(\d{20})/[^/]+")
 
 
+def is_run_name(run: str) -> bool:
+    """False also for a folder that somebody else made among the runs."""
+    return _RUN_NAME.fullmatch(run) is not None and ".." not in run
+
+
 def check_run_name(run: str) -> str:
     """Return `run` if it is legal, else raise `InvalidInputError`.
 
     Lower case only, because two names that differ in case alone are one folder on some file systems.
     """
-    if not _RUN_NAME.fullmatch(run) or ".." in run:
+    if not is_run_name(run):
         raise InvalidInputError(
             f"The run name {run[:120]!r} is not legal: use 1 to 100 lower-case letters, digits, '.', '_' or '-', "
             "beginning and ending with a letter or digit, without '..'."

@@ -68,10 +68,10 @@ class LocalFolderStore:
     def url(self) -> str:
         return str(self._root)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, at_most: int | None = None) -> bytes:
         path = self._path(key)
         with translated("read", key, self._root, reading=True), open_file(path) as file:
-            return file.read()
+            return file.read(-1 if at_most is None else at_most + 1)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         if start < 0 or length < 0:

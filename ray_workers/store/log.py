@@ -29,7 +29,8 @@ from ray_workers.store.errors import (
     StoreUnavailableError,
 )
 from ray_workers.store.fold import apply_record, prev_of_next
-from ray_workers.store.log_reader import LogReader, encode_cache
+from ray_workers.store.fold_cache import encode_cache
+from ray_workers.store.log_reader import LogReader
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.records import Author, Place, Record
 from ray_workers.store.rules import check

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
 
 from ray_workers.store import keys
 from ray_workers.store.bodies import Filler
 from ray_workers.store.errors import ObjectNotFoundError
 from ray_workers.store.fold import apply_damaged, apply_record, is_contradiction
+from ray_workers.store.fold_cache import MAX_CACHE_BYTES, decode_cache
 from ray_workers.store.log_slots import DAMAGED, LogSlots, Slot
 from ray_workers.store.object_store import ObjectStore
-from ray_workers.store.records import Record, canonical_json
-from ray_workers.store.run_state import FOLD_VERSION, RunState
+from ray_workers.store.records import Record
+from ray_workers.store.run_state import RunState
 
-__all__ = ["DAMAGED", "LogReader", "Slot", "encode_cache"]
+__all__ = ["DAMAGED", "LogReader", "Slot"]
 
 _WIDEST_GAP = 10_000
 
@@ -106,24 +105,10 @@ class LogReader:
     def _read_cache(self, slot: int, head: str) -> RunState | None:
         """The cached state, or None when anything about it is off: a cache is never an error."""
         try:
-            raw = json.loads(self._store.get(keys.fold_key(self._run, slot, head)))
-            digest = raw.pop("digest")
-            if hashlib.sha256(canonical_json(raw)).hexdigest() != digest:
-                return None
-            if raw["fold_version"] != FOLD_VERSION or (raw["slot"], raw["head"]) != (slot, head):
-                return None
-            state = RunState.from_json(raw["state"])
-        except (
-            ObjectNotFoundError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ):
+            data = self._store.get(keys.fold_key(self._run, slot, head), at_most=MAX_CACHE_BYTES)
+            return decode_cache(data, run=self._run, slot=slot, head=head)
+        except (ObjectNotFoundError, ValueError):
             return None
-        agrees = (state.run, state.slot, state.head) == (self._run, slot, head)
-        return state if agrees else None
 
     def _continues(self, slot: int, head: str) -> bool:
         here = self.read(slot)
@@ -148,18 +133,6 @@ class LogReader:
                 above = range(state.slot + 1, slot + 1)
                 self._walk(state, self._slots(above), lost_until=slot)
                 return
-
-
-def encode_cache(state: RunState) -> bytes:
-    """The bytes of a fold cache of `state`."""
-    content = {
-        "fold_version": FOLD_VERSION,
-        "slot": state.slot,
-        "head": state.head,
-        "state": state.to_json(),
-    }
-    digest = hashlib.sha256(canonical_json(content)).hexdigest()
-    return canonical_json({**content, "digest": digest})
 
 
 def _near(listed: list[int], slot: int) -> list[int]:

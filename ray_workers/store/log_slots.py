@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ray_workers.store import keys
 from ray_workers.store.errors import MalformedObjectError, ObjectNotFoundError
 from ray_workers.store.object_store import ObjectStore
-from ray_workers.store.records import Record
+from ray_workers.store.records import MAX_RECORD_BYTES, Record
 
 __all__ = ["DAMAGED", "LogSlots", "Slot"]
 
@@ -61,7 +61,8 @@ class LogSlots:
         key = keys.log_key(self._run, number)
         for last_try in (False, True):
             try:
-                return Record.from_bytes(self._store.get(key), key=key, slot=number)
+                data = self._store.get(key, at_most=MAX_RECORD_BYTES)
+                return Record.from_bytes(data, key=key, slot=number)
             except ObjectNotFoundError:
                 return None
             except MalformedObjectError:

@@ -8,7 +8,7 @@ spelling of the same value is a `MalformedObjectError`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -278,8 +278,19 @@ def _check_contents(manifest: Manifest) -> None:
     for index, entry in enumerate(manifest.shards):
         if needed[index] > entry.bytes:
             raise ValueError(f"shard {entry.key} is too small for its tensors")
-    if len({entry.path for entry in manifest.files}) != len(manifest.files):
+    _check_paths([entry.path for entry in manifest.files])
+
+
+def _check_paths(paths: Sequence[str]) -> None:
+    files = set(paths)
+    if len(files) != len(paths):
         raise ValueError("two files have one path")
+    for path in paths:
+        above = path.rpartition("/")[0]
+        while above:
+            if above in files:
+                raise ValueError(f"{above!r:.120} is a file and a folder")
+            above = above.rpartition("/")[0]
 
 
 def _contents(manifest: Manifest) -> list[tuple[int, str, int]]:

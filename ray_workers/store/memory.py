@@ -52,8 +52,9 @@ class MemoryStore:
     def url(self) -> str:
         return f"memory://{self._name}"
 
-    def get(self, key: str) -> bytes:
-        return self._stored(key).data
+    def get(self, key: str, *, at_most: int | None = None) -> bytes:
+        data = self._stored(key).data
+        return data if at_most is None else data[: at_most + 1]
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         if start < 0 or length < 0:

@@ -42,8 +42,12 @@ class ObjectStore(Protocol):
     def url(self) -> str:
         """The root as the user writes it, without credentials."""
 
-    def get(self, key: str) -> bytes:
-        """The whole object. Raises `ObjectNotFoundError`."""
+    def get(self, key: str, *, at_most: int | None = None) -> bytes:
+        """The whole object; of one larger than `at_most` bytes only the first `at_most` + 1.
+
+        That is enough to refuse it, and a foreign or hostile object cannot fill the memory. Raises
+        `ObjectNotFoundError`.
+        """
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from `start` (shorter only at the object's end). Raises `ObjectNotFoundError`."""

@@ -42,6 +42,7 @@ FORMAT = 1
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _MAX_PREFIX = 300
+_MAX_ROOT_BYTES = 64 * 1024
 _HEX32 = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -150,7 +151,7 @@ def _create_root(store: ObjectStore) -> str:
 
 def _read_root_id(store: ObjectStore) -> str | None:
     try:
-        data = store.get(ROOT_KEY)
+        data = store.get(ROOT_KEY, at_most=_MAX_ROOT_BYTES)
     except ObjectNotFoundError:
         return None
     body = _parse_root(data, store.url)

@@ -14,8 +14,9 @@ from ray_workers.store import keys
 from ray_workers.store.attempts import read_run
 from ray_workers.store.bodies import Repaired, Verdict
 from ray_workers.store.errors import PawlError
+from ray_workers.store.fold_cache import encode_cache
 from ray_workers.store.log import RunLog
-from ray_workers.store.log_reader import LogReader, encode_cache
+from ray_workers.store.log_reader import LogReader
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.run_state import RunState
 from ray_workers.store.versions import verify_bytes

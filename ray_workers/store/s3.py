@@ -25,6 +25,7 @@ from ray_workers.store.errors import (
     InvalidInputError,
     ObjectNotFoundError,
     StoreRefusedError,
+    StoreUnavailableError,
 )
 from ray_workers.store.key_syntax import check_folder, check_key, check_prefix, is_key
 from ray_workers.store.leftovers import Leftover
@@ -89,8 +90,8 @@ class S3Store:
     def url(self) -> str:
         return self._url
 
-    def get(self, key: str) -> bytes:
-        return self._read(check_key(key), 0, None)
+    def get(self, key: str, *, at_most: int | None = None) -> bytes:
+        return self._read(check_key(key), 0, None if at_most is None else at_most + 1)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         if start < 0 or length < 0:
@@ -141,8 +142,18 @@ class S3Store:
 
     def put_if_absent(self, key: str, data: Buffer) -> None:
         view = flat_view(data)
-        with self._translated("create", check_key(key)):
-            obstore.put(self._client(view.nbytes), key, view, mode="create", use_multipart=False)
+        try:
+            with self._translated("create", check_key(key)):
+                obstore.put(
+                    self._client(view.nbytes), key, view, mode="create", use_multipart=False
+                )
+        except StoreRefusedError as error:
+            if not error.details.get("retried"):
+                raise
+            # A 5xx may hide a success: refused was only the second try, so nobody knows whether the object is there.
+            raise StoreUnavailableError(
+                f"{error.message} An earlier try got no clear answer, so it may exist.", key=key
+            ) from None
 
     def head(self, key: str) -> ObjectInfo:
         with self._translated("look up", check_key(key)):

@@ -21,6 +21,7 @@ from ray_workers.store.errors import (
 __all__ = ["S3Reply", "read_reply", "translate"]
 
 _STATUS = re.compile(r"status code: (\d{3})")
+_RETRIES = re.compile(r"after ([1-9]\d*) retries")
 _CODE = re.compile(r"<Code>\s*([A-Za-z0-9._-]{1,60})\s*</Code>")
 
 _KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -88,6 +89,8 @@ class S3Reply:
     """S3's own, such as `NoSuchKey`; empty when the answer held none."""
     transport: str
     """What went wrong below HTTP; empty otherwise."""
+    retried: bool = False
+    """The client had sent the same request before; that first one may have been performed."""
 
     @property
     def taken(self) -> bool:
@@ -103,6 +106,7 @@ def read_reply(error: Exception) -> S3Reply:
         status=int(status.group(1)) if status else None,
         code=code.group(1) if code else "",
         transport="" if status or code else _transport(text, debug),
+        retried=_RETRIES.search(text) is not None,
     )
 
 
@@ -123,7 +127,9 @@ def translate(error: Exception, attempt: str, key: str, endpoint: str) -> PawlEr
         return ObjectNotFoundError(f"{start}: there is no such object.", key=key)
     refusal = _refusal(reply, str(error).partition("Debug source")[0])
     if refusal:
-        return StoreRefusedError(f"{start}: {refusal}.", key=key, code=reply.code)
+        return StoreRefusedError(
+            f"{start}: {refusal}.", key=key, code=reply.code, retried=reply.retried
+        )
     if reply.status == HTTPStatus.NOT_FOUND and not reply.code:
         # Not S3's words: a proxy, a load balancer or a wrong address. Taken for "absent" it would cut a log short.
         reason = "the answer is 404 without S3's reason; is AWS_ENDPOINT_URL an S3 endpoint?"

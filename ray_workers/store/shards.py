@@ -230,6 +230,8 @@ def read_shard(
         ObjectNotFoundError: it is not there.
     """
     if entry.bytes > PART_BYTES:
+        # Before memory is asked for: a manifest may name any size.
+        _check_size(entry, store.head(entry.key).size)
         return _read_large(store, entry, memory(entry.bytes))
     try:
         return _read_once(store, entry)
@@ -238,7 +240,7 @@ def read_shard(
 
 
 def _read_once(store: ObjectStore, entry: ShardEntry) -> bytes:
-    data = store.get(entry.key)
+    data = store.get(entry.key, at_most=entry.bytes)
     _check_size(entry, len(data))
     verify(data, entry.digest, key=entry.key)
     return data

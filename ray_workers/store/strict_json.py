@@ -14,9 +14,12 @@ from typing import Any, Self, TypeVar
 
 from typing_extensions import Buffer
 
-__all__ = ["Fields", "decode_float", "encode_float", "parse_json"]
+__all__ = ["MAX_COUNT", "Fields", "decode_float", "encode_float", "parse_json"]
 
 _T = TypeVar("_T")
+
+MAX_COUNT = 2**63 - 1
+"""What every language and table has room for; a number beyond it is damage or malice."""
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -68,7 +71,10 @@ def encode_float(value: float) -> float | dict[str, str]:
 def decode_float(value: Any) -> float:
     """Inverse of `encode_float`; raises `ValueError`."""
     if isinstance(value, float) or type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"the number {str(value)[:40]} is too large") from None
     if isinstance(value, dict) and list(value) == ["$float"] and value["$float"] in _NON_FINITE:
         return _NON_FINITE[value["$float"]]
     raise ValueError(f"expected a number, found {value!r:.60}")
@@ -102,7 +108,7 @@ class Fields:
         return self._typed(name, self.take(name), bool)
 
     def integer(self, name: str) -> int:
-        """Not negative: nothing in the format is."""
+        """Not negative, nothing in the format is; and at most `MAX_COUNT`."""
         return self._integer(name, self.take(name))
 
     def integers(self, name: str) -> tuple[int, ...]:
@@ -131,9 +137,9 @@ class Fields:
             yield key, Fields(item, f"{self._where}.{name}[{key[:80]!r}]")
 
     def _integer(self, name: str, value: Any) -> int:
-        if type(value) is not int or value < 0:
+        if type(value) is not int or not 0 <= value <= MAX_COUNT:
             raise ValueError(
-                f"{self._where}.{name}: expected a non-negative integer, found {value!r:.60}"
+                f"{self._where}.{name}: expected an integer from 0 to 2^63-1, found {value!r:.60}"
             )
         return value
 

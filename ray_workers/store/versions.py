@@ -19,12 +19,13 @@ from ray_workers.store.errors import (
     DigestMismatchError,
     InternalError,
     InvalidInputError,
+    MalformedObjectError,
     MissingError,
     NewerFormatError,
     ObjectNotFoundError,
     VersionNotFoundError,
 )
-from ray_workers.store.manifest import Manifest, check_coverage
+from ray_workers.store.manifest import MAX_MANIFEST_BYTES, Manifest, check_coverage
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.run_state import RunState, VersionState, rung_at_least
 from ray_workers.store.shards import read_shard
@@ -41,6 +42,7 @@ __all__ = [
     "verify_bytes",
 ]
 
+_HEX64 = re.compile(r"[0-9a-f]{64}")
 _TAG = r"[A-Za-z](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
 _REFERENCE = re.compile(rf"(?P<run>[^@]+)@(?P<version>[0-9]{{1,18}}|{_TAG})")
 
@@ -149,6 +151,10 @@ def load_manifest(store: ObjectStore, run: str, version: VersionState) -> Manife
         ObjectNotFoundError: it is not there.
         NewerFormatError: a newer Pawl wrote it.
     """
+    if not _HEX64.fullmatch(version.manifest):
+        raise MalformedObjectError(
+            f"The log names version {version.number} by {version.manifest[:80]!r}, which is no digest of a manifest."
+        )
     key = keys.manifest_key(run, version.fence, version.manifest)
     try:
         manifest = _read_manifest(store, key, version.manifest)
@@ -160,7 +166,7 @@ def load_manifest(store: ObjectStore, run: str, version: VersionState) -> Manife
 
 
 def _read_manifest(store: ObjectStore, key: str, digest: str) -> Manifest:
-    data = store.get(key)
+    data = store.get(key, at_most=MAX_MANIFEST_BYTES)
     # Before parsing: damaged bytes must not be taken for those of a newer Pawl.
     if hashlib.sha256(data).hexdigest() != digest:
         raise DigestMismatchError(

@@ -97,6 +97,7 @@ def test_a_fork_whose_first_record_rotted_is_still_that_fork(run, store):
 
 def test_a_run_whose_first_record_rotted_and_that_nobody_pinned_starts_from_nothing(store):
     open_as(store, "flow")
+    store.put("runs/No run of ours/log/x".replace(" ", "_"), b"x")
     rot(store, "run")
     _, fence = open_as(store, "flow", count=2)
     log = RunLog(store, "run", by={})

@@ -1,5 +1,6 @@
 """The rungs *verified* and *sound*: what each check catches, and what it lets through."""
 
+import copy
 import math
 import struct
 from dataclasses import dataclass, replace
@@ -16,7 +17,6 @@ from ray_workers.store.checksum import digest_of
 from ray_workers.store.errors import VersionGoneError
 from ray_workers.store.keys import new_shard_key
 from ray_workers.store.memory import MemoryStore
-from ray_workers.store.run_state import RunState
 from ray_workers.store.shards import ShardEntry, arrange, build_header
 from ray_workers.training_state import TrainingParts, capture
 from ray_workers.validation import SoundnessPolicy, record_verdicts, validate
@@ -39,7 +39,7 @@ def run():
 def results_of(run, number=1, *, store=None, norm=None, ratio=10.0):
     version = run.version(number)
     policy = SoundnessPolicy(max_norm_ratio=ratio)
-    state = RunState.from_json(run.log.refresh().to_json())
+    state = copy.deepcopy(run.log.refresh())
     if norm is not None:
         state.versions[0] = replace(version, number=0, norm=norm)
     return validate(store or run.store, version, state=state, policy=policy)

@@ -26,8 +26,9 @@ from ray_workers.store.attempts import read_run, this_process
 from ray_workers.store.audit import audit_run
 from ray_workers.store.errors import RunNotFoundError
 from ray_workers.store.fold import apply_record
+from ray_workers.store.fold_cache import encode_cache
 from ray_workers.store.log import RunLog
-from ray_workers.store.log_reader import LogReader, encode_cache
+from ray_workers.store.log_reader import LogReader
 from ray_workers.store.memory import MemoryStore
 from ray_workers.store.records import Record
 from ray_workers.store.run_state import RUNGS, RunState

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ray_workers.store import fold, keys, log, log_reader, rules
+from ray_workers.store import fold, fold_cache, keys, log, log_reader, rules
 from ray_workers.store.log_reader import LogReader
 from ray_workers.store.records import Record
 from ray_workers.store.run_state import FOLD_VERSION, RunState
@@ -108,7 +108,7 @@ def no_look_beyond_the_end(patch: MonkeyPatch) -> None:
 
 
 def any_fold_version(patch: MonkeyPatch) -> None:
-    patch.setattr(log_reader, "FOLD_VERSION", OLDER_FOLD)
+    patch.setattr(fold_cache, "FOLD_VERSION", OLDER_FOLD)
 
 
 def any_cache(patch: MonkeyPatch) -> None:
@@ -118,6 +118,6 @@ def any_cache(patch: MonkeyPatch) -> None:
 def cache_digest_unchecked(patch: MonkeyPatch) -> None:
     def read(self: LogReader, slot: int, head: str) -> RunState:
         data = self._store.get(keys.fold_key(self._run, slot, head))
-        return RunState.from_json(json.loads(data)["state"])
+        return fold_cache._state(json.loads(data)["state"])
 
     patch.setattr(LogReader, "_read_cache", read)

@@ -170,8 +170,8 @@ class FaultyStore:
             del self._delayed[: len(arriving)]
         return [Landing(call=call, refused=_refused(perform)) for call, perform in arriving]
 
-    def get(self, key: str) -> bytes:
-        return self._read("get", key, lambda: self._inner.get(key))
+    def get(self, key: str, *, at_most: int | None = None) -> bytes:
+        return self._read("get", key, lambda: self._inner.get(key, at_most=at_most))
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         return self._read("get_range", key, lambda: self._inner.get_range(key, start, length))

@@ -14,8 +14,9 @@ from hypothesis import given
 from ray_workers.store.attempts import create_run, end_attempt, start_attempt
 from ray_workers.store.bodies import Retire, Verdict
 from ray_workers.store.commit import commit_version
+from ray_workers.store.fold_cache import encode_cache
 from ray_workers.store.keys import fold_key, log_key
-from ray_workers.store.log_reader import LogReader, encode_cache
+from ray_workers.store.log_reader import LogReader
 from ray_workers.store.manifest import Manifest
 from ray_workers.store.memory import MemoryStore
 from ray_workers.store.object_store import ObjectStore

@@ -72,6 +72,15 @@ class StoreConformance:
             assert reopen().head(key).size == size
             assert isinstance(reopen().get(key), bytes)
 
+    @pytest.mark.parametrize("at_most", [0, 9, 10, 1_500_000])
+    def test_of_a_larger_object_no_more_than_asked_for_and_one_byte(
+        self, store: ObjectStore, at_most: int
+    ):
+        store.put("large", bytes(2_000_000))
+        store.put("small", b"0123456789")
+        assert len(store.get("large", at_most=at_most)) == at_most + 1
+        assert store.get("small", at_most=at_most) == b"0123456789"[: at_most + 1]
+
     @pytest.mark.parametrize("write", ["put", "put_if_absent"])
     @pytest.mark.parametrize(
         "make",

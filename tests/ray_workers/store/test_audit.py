@@ -8,8 +8,9 @@ from ray_workers.store import audit, keys
 from ray_workers.store.audit import audit_run
 from ray_workers.store.bodies import Condemn, Repaired, Retire
 from ray_workers.store.errors import ObjectNotFoundError, RunNotFoundError, StoreUnavailableError
+from ray_workers.store.fold_cache import encode_cache
 from ray_workers.store.local_folder import LocalFolderStore
-from ray_workers.store.log_reader import LogReader, encode_cache
+from ray_workers.store.log_reader import LogReader
 from ray_workers.store.records import Record, canonical_json
 from tests.support.factories import MadeUpRun, flip_byte, folder_store
 
@@ -179,13 +180,13 @@ def test_a_cache_of_another_fold_is_no_damage(run, tmp_path):
 
 
 def test_a_cache_that_is_deleted_before_it_is_read_is_no_damage(run):
-    key = put_cache(run)
+    cache = put_cache(run)
 
     class Forgetful(ReadOnly):
-        def get(self, read):
-            if read == key:
+        def get(self, key, **rest):
+            if key == cache:
                 raise ObjectNotFoundError("gone since it was listed")
-            return super().get(read)
+            return super().get(key, **rest)
 
     report = audit_run(Forgetful(run.store), "digits")
     assert (report.caches, report.good) == (1, True)
@@ -220,11 +221,11 @@ def test_what_was_given_up_is_skipped(run):
 
 def test_what_is_given_up_and_deleted_while_we_read_is_no_damage(run):
     class SweptMeanwhile(ReadOnly):
-        def get(self, key):
+        def get(self, key, **rest):
             if key == first and run.version(1).readable:
                 give_up_first(run)
                 run.store.delete(first)
-            return super().get(key)
+            return super().get(key, **rest)
 
     first = run.shard_keys(1)[0]
     report = audit_run(SweptMeanwhile(run.store), "digits")
@@ -244,10 +245,10 @@ def test_no_run_and_no_answer_are_errors(run):
         audit_run(run.store, "other")
 
     class Silent(ReadOnly):
-        def get(self, key):
+        def get(self, key, **rest):
             if "/shards/" in key:
                 raise StoreUnavailableError("no answer")
-            return super().get(key)
+            return super().get(key, **rest)
 
     with pytest.raises(StoreUnavailableError):
         audit_run(Silent(run.store), "digits")

@@ -28,10 +28,10 @@ class CountingStore:
     def __getattr__(self, name):
         return getattr(self._store, name)
 
-    def get(self, key):
+    def get(self, key, **rest):
         with self._lock:
             self.manifests += "/manifests/" in key
-        return self._store.get(key)
+        return self._store.get(key, **rest)
 
 
 def test_a_row_joins_the_log_and_the_manifest(run):
@@ -154,10 +154,10 @@ def test_a_store_that_does_not_answer_is_no_damage(run):
     run.commit(10)
 
     class Silent(CountingStore):
-        def get(self, key):
+        def get(self, key, **rest):
             if "/manifests/" in key:
                 raise StoreUnavailableError("no answer")
-            return super().get(key)
+            return super().get(key, **rest)
 
     with pytest.raises(StoreUnavailableError):
         version_rows(Silent(run.store), "digits")

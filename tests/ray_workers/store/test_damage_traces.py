@@ -19,8 +19,8 @@ from ray_workers.store.bodies import (
     Tagged,
 )
 from ray_workers.store.errors import ConflictError, FenceLostError, RuleRefusedError
+from ray_workers.store.fold_cache import encode_cache
 from ray_workers.store.log import CACHE_EVERY_SLOTS
-from ray_workers.store.log_reader import encode_cache
 from ray_workers.store.memory import MemoryStore
 from ray_workers.store.records import Author, Place, Record, canonical_json
 from ray_workers.store.run_state import FOLD_VERSION, RunState

@@ -317,6 +317,10 @@ BROKEN = {
     "shard too small": (replace(STATE, shards=(shard(size=15), shard(1))), "too small"),
     "unknown type": (replace(STATE, tensors={"w": replace(tensor(chunk()), dtype="C128")}), "unknown type"),
     "file in no shard": (replace(FILES, files=(replace(FILES.files[0], shard=9),)), "lies in shard 9 of 2"),
+    "a file and a folder": (
+        replace(FILES, files=(FILES.files[0], replace(FILES.files[0], path="sub", name="other"))),
+        "'sub' is a file and a folder",
+    ),
     "path twice": (
         replace(FILES, files=(FILES.files[0], replace(FILES.files[0], name="other"))), "two files have one path",
     ),

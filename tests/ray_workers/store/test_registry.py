@@ -31,9 +31,9 @@ class Counting:
     def __getattr__(self, name):
         return getattr(self._store, name)
 
-    def get(self, key):
+    def get(self, key, **rest):
         self.manifests += "/manifests/" in key
-        return self._store.get(key)
+        return self._store.get(key, **rest)
 
 
 @pytest.fixture

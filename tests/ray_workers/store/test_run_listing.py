@@ -100,8 +100,8 @@ def test_a_store_that_does_not_answer_is_an_error(store):
         def __getattr__(self, name):
             return getattr(store, name)
 
-        def get(self, key):
-            raise StoreUnavailableError(f"no answer for {key}")
+        def get(self, key, *, at_most=None):
+            raise StoreUnavailableError(f"no answer for {key}, {at_most}")
 
     with pytest.raises(StoreUnavailableError):
         list_runs(Silent())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import socket
 import time
@@ -231,6 +232,17 @@ def test_a_passing_fault_is_retried_with_the_same_condition():
         for request in stub.requests:
             assert request.headers["if-none-match"] == "*"
             assert request.body == b"record"
+
+
+@pytest.mark.parametrize("first", [error(500, "InternalError"), error(503, "SlowDown")])
+def test_a_create_refused_at_its_second_try_may_have_been_performed(first):
+    answers = itertools.chain([first], itertools.repeat(error(403, "AccessDenied")))
+    with s3_stub(lambda _: next(answers)) as stub:
+        store = open_s3(stub.url)
+        with pytest.raises(StoreUnavailableError, match=r"lack the permission.*it may exist"):
+            store.put_if_absent("log/1", b"x")
+        with pytest.raises(StoreRefusedError, match="lack the permission"):
+            store.put_if_absent("log/1", b"x")
 
 
 def test_our_own_landed_create_reads_as_taken():

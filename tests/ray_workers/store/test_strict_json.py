@@ -90,7 +90,7 @@ def test_missing_field_is_refused():
 
 def test_an_error_inside_is_not_hidden_by_left_over_fields():
     with (
-        pytest.raises(ValueError, match="expected a non-negative"),
+        pytest.raises(ValueError, match="expected an integer from 0"),
         Fields({"a": -1, "b": 2}, "here") as fields,
     ):
         fields.integer("a")
@@ -98,7 +98,7 @@ def test_an_error_inside_is_not_hidden_by_left_over_fields():
 
 @pytest.mark.parametrize("value", [True, -1, 1.0, "1", None])
 def test_integer_refuses(value):
-    with pytest.raises(ValueError, match="expected a non-negative integer"):
+    with pytest.raises(ValueError, match="expected an integer from 0"):
         Fields({"a": value}, "here").integer("a")
 
 
@@ -106,3 +106,16 @@ def test_integer_refuses(value):
 def test_only_an_object_has_fields(value):
     with pytest.raises(ValueError, match="expected an object"):
         Fields(value, "here")
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_an_integer_that_no_float_can_hold_is_refused(value):
+    with pytest.raises(ValueError, match="too large"):
+        decode_float(value)
+
+
+@pytest.mark.parametrize("value", [2**63, 10**30])
+def test_a_count_beyond_all_tables_is_refused(value):
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        Fields({"n": value}, "here").integer("n")
+    assert Fields({"n": 2**63 - 1}, "here").integer("n") == 2**63 - 1

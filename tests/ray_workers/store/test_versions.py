@@ -1,5 +1,6 @@
 import hashlib
 import math
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -151,7 +152,7 @@ def test_one_bad_transfer_of_a_manifest_is_read_again(run):
 
     store, reads = run.store, []
 
-    def one_bad_read(key):
+    def one_bad_read(key, **rest):
         reads.append(key)
         return b"{}" if len(reads) == 1 else store.get(key)
 
@@ -188,3 +189,11 @@ def test_a_manifest_that_is_not_there_is_said_so(run):
     run.store.delete(run.manifest_key(number))
     with pytest.raises(ObjectNotFoundError):
         load_manifest(run.store, "digits", run.version(number))
+
+
+@pytest.mark.parametrize("digest", ["../../x", "0" * 63, "A" * 64, "", "0/" + "0" * 62])
+def test_a_name_that_is_no_digest_is_damage_and_no_key(run, digest):
+    version = replace(run.version(run.commit(10)), manifest=digest)
+    result, manifest = verify_bytes(run.store, "digits", version)
+    assert (result.check, result.passed, manifest) == ("bytes", False, None)
+    assert "no digest of a manifest" in str(result.reason)

@@ -31,9 +31,10 @@ from ray_workers.store.errors import (
     StoreUnavailableError,
     VersionGoneError,
 )
+from ray_workers.store.fold_cache import encode_cache
 from ray_workers.store.layout import Chunk, TensorLayout, merge_layouts
 from ray_workers.store.log import RunLog
-from ray_workers.store.log_reader import LogReader, encode_cache
+from ray_workers.store.log_reader import LogReader
 from ray_workers.store.manifest import Manifest, Progress, ShardEntry
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.records import canonical_json
