@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 from ray_workers.config import Retention, Saving, Scaling, Validation
 from tasks.asset import record_asset
 from tasks.attempt import describe_request, take_fence
+from tasks.cancelling import stop_job_left_behind
 from tasks.ending import ended_properly
 from tasks.lineage import record_lineage
 from tasks.registry import refresh_registry
@@ -20,7 +21,13 @@ from tasks.training import run_training
 __all__ = ["train"]
 
 
-@flow(name="pawl-train", retries=3, retry_delay_seconds=5, validate_parameters=True)
+@flow(
+    name="pawl-train",
+    retries=3,
+    retry_delay_seconds=5,
+    validate_parameters=True,
+    on_cancellation=[stop_job_left_behind],
+)
 def train(
     entrypoint: str,
     config: dict[str, Any] | None = None,

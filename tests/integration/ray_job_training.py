@@ -49,8 +49,8 @@ def train_loop(config):
     digits.step = step
     digits.train_loop(config)
 '''
-TWO_VERSIONS, FOUR_VERSIONS, ALL = 12, 22, 1_000_000
-"""Steps that a process may do: enough for so many versions of every five, and for the whole run."""
+SOME, MORE, ALL = 20, 32, 1_000_000
+"""Steps that a process may do of the 42: enough for two versions, for at least one more, and for the whole run."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,14 +66,12 @@ class JobTraining:
     def start_gated(self, **config: Any) -> PawlProcess:
         """A run that stops before the step that `allow` did not allow."""
         (self.folder / "gated.py").write_text(GATED)
-        gated = {**SMALL, "step_delay": 0, "gate": str(self._gate), **config}
+        gated = {**SMALL, "gate": str(self._gate), **config}
         return self.start(config=gated, entrypoint="gated:train_loop")
 
     def allow(self, steps: int) -> None:
         """So many steps in each process of the loop, from now on."""
-        half = self._gate.with_suffix(".half")
-        half.write_text(str(steps))
-        half.replace(self._gate)
+        write_gate(self._gate, steps)
 
     @property
     def _gate(self) -> Path:
@@ -116,6 +114,13 @@ class JobTraining:
         store = self.stored.target.open().store
         found = store.list(log_prefix(self.stored.run))
         return [json.loads(store.get(info.key))["kind"] for info in found]
+
+
+def write_gate(gate: Path, steps: int) -> None:
+    """What the gated loop reads; never half-written."""
+    half = gate.with_suffix(".half")
+    half.write_text(str(steps))
+    half.replace(gate)
 
 
 def kill(process: PawlProcess) -> None:
