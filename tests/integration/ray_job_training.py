@@ -64,9 +64,12 @@ class JobTraining:
     started: list[PawlProcess] = field(default_factory=list)
 
     def start_gated(self, **config: Any) -> PawlProcess:
-        """A run that stops before the step that `allow` did not allow."""
+        """A run that stops before the step that `allow` did not allow.
+
+        Its steps are slow enough that the ranks agree on saving at every one: versions come as often as they are asked for.
+        """
         (self.folder / "gated.py").write_text(GATED)
-        gated = {**SMALL, "gate": str(self._gate), **config}
+        gated = {**SMALL, "step_delay": 0.6, "gate": str(self._gate), **config}
         return self.start(config=gated, entrypoint="gated:train_loop")
 
     def allow(self, steps: int) -> None:
