@@ -49,6 +49,7 @@ _COMMANDS = {
     "search": "deployments.registry_commands:search_command",
     "export": "deployments.export_command:export_command",
     "compare": "deployments.compare_command:compare_command",
+    "interval": "deployments.interval_command:interval_command",
     "explain": "deployments.explain_command:explain_command",
     "lineage": "deployments.lineage_command:lineage_command",
     "promote": "deployments.promote_command:promote_command",

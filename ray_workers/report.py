@@ -101,6 +101,8 @@ class RunReport:
     generated_at: str
     retention: tuple[str, ...] = ()
     """What retention kept and retired, one sentence each."""
+    interval: tuple[tuple[str, str], ...] = ()
+    """The interval between saves, and what speaks for it: name and text of each line (`interval_account`)."""
 
     @property
     def newest_sound(self) -> VersionRow | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 from uuid import UUID
 
 from prefect import task
@@ -17,8 +18,11 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
 )
 
+from ray_workers.interval_account import account_of
+from ray_workers.interval_facts import read_history
 from ray_workers.report_builder import build_report
 from ray_workers.store.catalog import VersionCatalog
+from ray_workers.store.object_store import ObjectStore
 from tasks.artifact_keys import artifact_key
 from tasks.attempt import Attempt
 from tasks.lineage_page import LineagePage, render
@@ -54,10 +58,14 @@ class LineagePublisher:
                 report = build_report(
                     store, self._request.run, retention=retention, catalog=self._catalog
                 )
-                page = render(report)
+                page = render(replace(report, interval=self._interval(store)))
                 self._write(page)
         except Exception as error:  # noqa: BLE001 - a view that cannot be shown must not end training
             _log.warning("The lineage artifact could not be written: %s", error)
+
+    def _interval(self, store: ObjectStore) -> tuple[tuple[str, str], ...]:
+        history = read_history(store, self._request.run, catalog=self._catalog)
+        return tuple(account_of(history).lines())
 
     def _write(self, page: LineagePage) -> None:
         flow_run_id = UUID(self._request.identity.flow_run_id)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ray_workers.report import AttemptRow, RunReport, VersionRow
 from tasks.charts import loss_chart
 from tasks.interruption_page import explanations
+from tasks.interval_page import interval_list
 from tasks.lineage_graph import lineage_graph
 from tasks.lineage_tables import (
     attempts_table,
@@ -45,6 +46,7 @@ def render(report: RunReport) -> LineagePage:
         _picture("Lineage", lineage_graph(report), "Attempts and their versions"),
         _section("What was resumed, and why", _resumed(report)),
         _section("Interruptions", explanations(report)),
+        _section("Interval between saves", interval_list(report.interval)),
         _section("Rejected versions", rejected_list(report)),
         _section("Versions", versions_table(report) if report.versions else None),
         _section("Attempts", attempts_table(report) if report.attempts else None),

@@ -328,3 +328,13 @@ def test_rendering_needs_neither_prefect_nor_torch():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_interval_is_explained_line_by_line():
+    report = made_up_report([Life(until=30)], every=10)
+    assert section(render(report).markdown, "Interval between saves") is None
+    told = replace(report, interval=(("interval", "5 min, by least waste"), ("in force", "")))
+    assert (
+        section(render(told).markdown, "Interval between saves")
+        == "- interval: 5 min, by least waste"
+    )

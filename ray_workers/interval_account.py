@@ -1,0 +1,189 @@
+"""The interval explained: what is known, how surely, what follows from it, and what really happened. Pure; for page and command."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray_workers.interval_facts import HALF_LIFE_HOURS, IntervalHistory
+from ray_workers.policies.failure_rate import PRIOR, FailureRate
+from ray_workers.policies.interval import (
+    IntervalCaps,
+    IntervalDecision,
+    IntervalFacts,
+    decide_interval,
+)
+
+__all__ = ["IntervalAccount", "Measured", "account_of"]
+
+
+DEFAULT_CAPS = IntervalCaps(min_s=10.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Seconds, over some saves or restarts."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Measured | None:
+        if not values:
+            return None
+        return cls(
+            median=statistics.median(values), low=min(values), high=max(values), count=len(values)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {"median": self.median, "low": self.low, "high": self.high, "count": self.count}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalAccount:
+    run: str
+    decision: IntervalDecision | None
+    """None: no save was measured yet, so there is nothing to decide from."""
+    range_s: tuple[float, float] | None
+    """The interval at either end of the rate's 90 % bounds."""
+    workers: int
+    rate: FailureRate
+    failures: int
+    worker_hours: float
+    causes: dict[str, int]
+    cost: Measured | None
+    persist: Measured | None
+    restart: Measured | None
+    bytes: int
+    overhead: float | None
+    """Measured share of the time that training stood still."""
+    loss: float | None
+    """Measured share of the time that attempts lost: work done again, and time without training."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values under stable names; seconds, and shares of one."""
+        low, high = self.rate.bounds()
+        decision = self.decision
+        return {
+            "run": self.run,
+            "interval_s": None if decision is None else decision.seconds,
+            "interval_range_s": None if self.range_s is None else list(self.range_s),
+            "bound_by": None if decision is None else decision.bound_by,
+            "workers": self.workers,
+            "failures_per_worker_hour": {"mean": self.rate.mean, "low": low, "high": high},
+            "mtbf_s": self.rate.mtbf_s(self.workers),
+            "failures": self.failures,
+            "worker_hours": self.worker_hours,
+            "attempts_by_cause": dict(self.causes),
+            "save_cost_s": _json(self.cost),
+            "persist_s": _json(self.persist),
+            "restart_s": _json(self.restart),
+            "bytes": self.bytes,
+            "predicted": None
+            if decision is None
+            else {"overhead": decision.overhead, "loss": decision.loss},
+            "measured": {"overhead": self.overhead, "loss": self.loss},
+        }
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Name and value of everything, for people."""
+        told = [
+            ("interval", self._interval_text()),
+            ("failures", self._failures_text()),
+            ("ended by", ", ".join(f"{cause} {n}" for cause, n in sorted(self.causes.items()))),
+            ("a save costs", _measured(self.cost)),
+            ("until committed", _measured(self.persist)),
+            ("a restart takes", _measured(self.restart)),
+        ]
+        if self.decision is not None:
+            told.append(
+                (
+                    "predicted",
+                    f"saving {_share(self.decision.overhead)}, failures {_share(self.decision.loss)}",
+                )
+            )
+        told.append(("measured", f"saving {_share(self.overhead)}, failures {_share(self.loss)}"))
+        return told
+
+    def _failures_text(self) -> str:
+        low, high = self.rate.bounds()
+        return (
+            f"{self.failures} in {self.worker_hours:.3g} worker-hours; {self.rate.mean:.2g} a worker-hour "
+            f"(90 %: {low:.2g} to {high:.2g}), so one in {_time(self.rate.mtbf_s(self.workers))} for "
+            f"{self.workers} workers"
+        )
+
+    def _interval_text(self) -> str:
+        if self.decision is None or self.range_s is None:
+            return "unknown until a first save was measured"
+        low, high = self.range_s
+        return (
+            f"{_time(self.decision.seconds)}, by {self.decision.bound_by} "
+            f"({_time(low)} to {_time(high)} within the uncertainty of the failures)"
+        )
+
+
+def account_of(history: IntervalHistory, caps: IntervalCaps = DEFAULT_CAPS) -> IntervalAccount:
+    """What the run's history says under these caps."""
+    rate = PRIOR.after(history.evidence, HALF_LIFE_HOURS)
+    cost, persist = Measured.of(history.costs_s), Measured.of(history.persists_s)
+    restart = Measured.of(history.restarts_s)
+
+    def at(per_hour: float) -> IntervalDecision:
+        facts = IntervalFacts(
+            stall_s=0.0 if cost is None else cost.median,
+            persist_s=0.0 if persist is None else persist.median,
+            restore_s=0.0 if restart is None else restart.median,
+            mtbf_s=3600.0 / (max(per_hour, 1e-12) * history.workers),
+            bytes=history.bytes,
+        )
+        return decide_interval(facts, caps)
+
+    low, high = rate.bounds()
+    known = cost is not None
+    spent = history.trained_s
+    return IntervalAccount(
+        run=history.run,
+        decision=at(rate.mean) if known else None,
+        range_s=(at(high).seconds, at(low).seconds) if known else None,
+        workers=history.workers,
+        rate=rate,
+        failures=history.causes.get("infrastructure", 0),
+        worker_hours=history.worker_hours,
+        causes=dict(history.causes),
+        cost=cost,
+        persist=persist,
+        restart=restart,
+        bytes=history.bytes,
+        overhead=history.overhead,
+        loss=history.lost_s / (spent + history.lost_s) if spent > 0 else None,
+    )
+
+
+def _json(measured: Measured | None) -> dict[str, Any] | None:
+    return None if measured is None else measured.to_json()
+
+
+def _measured(found: Measured | None) -> str:
+    if found is None:
+        return "not measured yet"
+    return f"{_time(found.median)} ({_time(found.low)} to {_time(found.high)} in {found.count})"
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{100 * value:.2g} %"
+
+
+_UNITS = ((1.0, 1e-3, "ms"), (120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172_800.0, 3600.0, "h"))
+"""Below so many seconds, what a unit is worth, and its name."""
+
+
+def _time(seconds: float) -> str:
+    for below, worth, unit in _UNITS:
+        if seconds < below:
+            return f"{seconds / worth:.3g} {unit}"
+    return f"{seconds / 86_400:,.3g} days"

@@ -1,0 +1,169 @@
+"""What a run's own log and manifests say of saves and failures: the facts that an interval is chosen from. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+
+from ray_workers.attempt_losses import attempt_losses
+from ray_workers.policies.failure_causes import cause_of_end
+from ray_workers.policies.failure_rate import Evidence
+from ray_workers.startup import PHASES
+from ray_workers.store.attempts import read_run
+from ray_workers.store.catalog import VersionCatalog, VersionEntry
+from ray_workers.store.clock import epoch_seconds
+from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.run_state import AttemptState, RunState
+
+__all__ = [
+    "HALF_LIFE_HOURS",
+    "IntervalHistory",
+    "history_of",
+    "read_history",
+]
+
+HALF_LIFE_HOURS = 14 * 24.0
+"""Evidence this old counts half: clusters are repaired, moved and worn."""
+_NEWEST = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalHistory:
+    """One run until now. Seconds, oldest first."""
+
+    run: str
+    workers: int
+    """Of its newest version; 1 if there is none."""
+    causes: Mapping[str, int]
+    """Attempts by what ended them (`failure_causes.CAUSES`)."""
+    evidence: tuple[Evidence, ...]
+    """One for each attempt that trained."""
+    costs_s: tuple[float, ...] = ()
+    """Of a save, as training felt it."""
+    persists_s: tuple[float, ...] = ()
+    restarts_s: tuple[float, ...] = ()
+    """From a failure to the first new step, without the steps done again."""
+    bytes: int = 0
+    trained_s: float = 0.0
+    """Of all attempts together."""
+    overhead: float | None = None
+    """Share of the time that training stood still for saves, as measured; None: no two versions in a row."""
+    lost_s: float = 0.0
+    """Work done again and time without training, over all attempts."""
+
+    @property
+    def worker_hours(self) -> float:
+        return sum(item.worker_hours for item in self.evidence)
+
+
+def read_history(
+    store: ObjectStore, run: str, *, catalog: VersionCatalog | None = None
+) -> IntervalHistory:
+    """Of an existing run. Raises `RunNotFoundError`, or that the store cannot be read.
+
+    Give the same `catalog` each time, and manifests are read only once.
+    """
+    state = read_run(store, run)
+    newest = sorted(state.versions)[-_NEWEST:]
+    entries = (catalog or VersionCatalog(store, run)).entries(state, newest)
+    return history_of(state, entries, epoch_seconds())
+
+
+def history_of(state: RunState, entries: Sequence[VersionEntry], now_s: float) -> IntervalHistory:
+    known = [entry for entry in entries if entry.facts is not None]
+    worlds = {entry.version.fence: entry.facts.world_size for entry in known if entry.facts}
+    workers = worlds[known[-1].version.fence] if known else 1
+    spans = {a.fence: _span(state, a, now_s) for a in state.attempts.values()}
+    causes = {a.fence: _cause(state, a) for a in state.attempts.values()}
+    evidence = [
+        Evidence(
+            failures=float(causes[fence] == "infrastructure"),
+            worker_hours=(end - begin) * worlds.get(fence, workers) / 3600.0,
+            age_hours=max(0.0, now_s - end) / 3600.0,
+        )
+        for fence, (begin, end) in spans.items()
+    ]
+    losses = attempt_losses(state, None)
+    return IntervalHistory(
+        run=state.run,
+        workers=workers,
+        causes=_counted(causes.values()),
+        evidence=tuple(evidence),
+        costs_s=_durations(known, "save_cost_s", "staging_s"),
+        persists_s=_durations(known, "durable_s", "upload_s"),
+        restarts_s=tuple(_restarts(known)),
+        bytes=known[-1].version.bytes if known else 0,
+        trained_s=sum(end - begin for begin, end in spans.values()),
+        overhead=_overhead(known),
+        lost_s=sum(loss.seconds or 0.0 for loss in losses.values()),
+    )
+
+
+def _cause(state: RunState, attempt: AttemptState) -> str:
+    # An actor that was started again took a fence of its own; training never stopped.
+    followed = any(
+        later.incarnation > attempt.incarnation
+        and (later.flow_run_id, later.run_count) == (attempt.flow_run_id, attempt.run_count)
+        for later in state.attempts.values()
+    )
+    if followed:
+        return "none"
+    return cause_of_end(attempt.outcome, attempt.reason, open_now=state.open_fence == attempt.fence)
+
+
+def _span(state: RunState, attempt: AttemptState, now_s: float) -> tuple[float, float]:
+    """From the attempt's start to its end, or to its last sign of life."""
+    begin = _instant(attempt.at, now_s)
+    if attempt.ended_at is not None:
+        return begin, max(begin, _instant(attempt.ended_at, now_s))
+    if state.open_fence == attempt.fence:
+        return begin, max(begin, now_s)
+    commits = [_instant(v.at, begin) for v in state.versions.values() if v.fence == attempt.fence]
+    return begin, max([begin, *commits])
+
+
+def _durations(entries: Sequence[VersionEntry], *names: str) -> tuple[float, ...]:
+    """Of each version the first of `names` that its manifest has."""
+    found = []
+    for entry in entries:
+        durations = entry.facts.durations if entry.facts else {}
+        value = next((durations[name] for name in names if name in durations), None)
+        if value is not None:
+            found.append(value)
+    return tuple(found)
+
+
+def _restarts(entries: Sequence[VersionEntry]) -> Iterable[float]:
+    """Of each attempt that restored a version: the sum of its start's phases."""
+    seen = set()
+    for entry in entries:
+        durations = entry.facts.durations if entry.facts else {}
+        if "restore_s" in durations and entry.version.fence not in seen:
+            seen.add(entry.version.fence)
+            yield sum(durations.get(phase, 0.0) for phase in PHASES)
+
+
+def _overhead(entries: Sequence[VersionEntry]) -> float | None:
+    """Share of the time between two versions of one attempt that training stood still for the second."""
+    stalled = passed = 0.0
+    for before, after in pairwise(entries):
+        if before.version.fence == after.version.fence and after.facts is not None:
+            stalled += after.facts.durations.get("staging_s", 0.0)
+            passed += _instant(after.version.at, 0.0) - _instant(before.version.at, 0.0)
+    return stalled / passed if passed > 0 else None
+
+
+def _counted(causes: Iterable[str]) -> dict[str, int]:
+    counted: dict[str, int] = {}
+    for cause in causes:
+        counted[cause] = counted.get(cause, 0) + 1
+    return counted
+
+
+def _instant(text: str, otherwise: float) -> float:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return otherwise

@@ -1,0 +1,86 @@
+"""What a run's log says of failures and saves, and what an attempt is started with."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ray_workers.interval_account import account_of
+from ray_workers.interval_facts import history_of, read_history
+from ray_workers.store.run_state import AttemptState, RunState
+from tests.support.factories import MadeUpRun, folder_store
+
+FAILED = "Training of run 'r' failed on rank 0: {}"
+
+
+def at(hour: float) -> str:
+    return (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=hour)).isoformat()
+
+
+def seconds(hour: float) -> float:
+    return datetime.fromisoformat(at(hour)).timestamp()
+
+
+def attempt(
+    fence: int, begin: float, end: float | None, outcome: str | None, reason: str = "", **more: int
+):
+    return AttemptState(
+        fence=fence, flow_run_id="f", run_count=more.get("run_count", fence), incarnation=more.get("incarnation", 0),
+        by={}, at=at(begin), outcome=outcome, reason=reason, ended_at=None if end is None else at(end),
+    )  # fmt: skip
+
+
+def history(*attempts: AttemptState, open_fence: int | None = None, now: float = 100.0):
+    state = RunState(run="r", open_fence=open_fence, attempts={a.fence: a for a in attempts})
+    return history_of(state, [], seconds(now))
+
+
+def test_hours_and_failures_are_counted_by_cause() -> None:
+    found = history(
+        attempt(1, 0, 10, "failed", FAILED.format("ActorDiedError: gone")),
+        attempt(2, 10, 15, "failed", FAILED.format("ValueError: mine")),
+        attempt(3, 15, 20, "interrupted", "Ctrl-C"),
+        attempt(4, 90, None, None),
+        open_fence=4,
+    )
+    assert found.causes == {"infrastructure": 1, "user": 1, "asked": 1, "none": 1}
+    assert [item.failures for item in found.evidence] == [1, 0, 0, 0]
+    assert found.worker_hours == pytest.approx(30)
+    assert [item.age_hours for item in found.evidence] == pytest.approx([90, 85, 80, 0])
+
+
+def test_an_actor_that_was_started_again_is_no_failure_of_training() -> None:
+    found = history(
+        attempt(1, 0, None, None, run_count=1),
+        attempt(5, 2, 9, "completed", run_count=1, incarnation=1),
+    )
+    assert found.causes == {"none": 2}
+
+
+def test_a_made_up_run_gives_costs_and_an_account(tmp_path: Path) -> None:
+    run = MadeUpRun(store=folder_store(tmp_path))
+    run.start()
+    for step in (10, 20, 30):
+        run.commit(step)
+    found = read_history(run.store, "digits")
+    assert (found.workers, found.costs_s, found.persists_s) == (2, (0.25,) * 3, (0.5,) * 3)
+    account = account_of(found)
+    assert account.decision is not None
+    assert account.decision.bound_by == "least waste"
+    assert account.range_s is not None
+    assert account.range_s[0] <= account.decision.seconds <= account.range_s[1]
+    plain = account.to_json()
+    assert plain["save_cost_s"] == {"median": 0.25, "low": 0.25, "high": 0.25, "count": 3}
+    assert plain["measured"]["overhead"] > 0
+    assert "min, by least waste" in dict(account.lines())["interval"]
+
+
+def test_before_a_first_version_it_says_that_nothing_is_known(tmp_path: Path) -> None:
+    run = MadeUpRun(store=folder_store(tmp_path))
+    run.start()
+    account = account_of(read_history(run.store, "digits"))
+    assert account.decision is None
+    assert dict(account.lines())["interval"] == "unknown until a first save was measured"
+    assert account.to_json()["interval_s"] is None
