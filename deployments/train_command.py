@@ -97,13 +97,18 @@ def train_command(
 
 def _run_flow(parameters: dict[str, Any], *, retries: int | None) -> int:
     from prefect import tags  # noqa: PLC0415 - as below
+    from prefect.exceptions import Abort  # noqa: PLC0415 - as below
 
     from deployments.automations import TAG  # noqa: PLC0415 - as below
     from flows.train import train  # noqa: PLC0415 - takes seconds, and `pawl --help` must not
 
     chosen = train if retries is None else train.with_options(retries=retries)
-    with tags(TAG):
-        state = chosen(**parameters, return_state=True)
+    try:
+        with tags(TAG):
+            state = chosen(**parameters, return_state=True)
+    except Abort as lost:  # to a later try of this very flow run, whose state is no more this process's to tell
+        click.echo(f"Cancelled: {lost}", err=True)
+        return _CANCELLED
     if state.is_completed():
         click.echo(state.message or "Training completed.")
         return 0

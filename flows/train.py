@@ -59,7 +59,7 @@ def train(
     request = describe_request(locals())
     attempt = take_fence(request)
     with ended_properly(attempt) as ending:
-        if attempt.finished is None:
+        if attempt.trains:
             resume_point = find_resume_point(attempt)
             run_training(attempt, resume_point)
             ending.retention = apply_retention(attempt)

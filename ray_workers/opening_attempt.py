@@ -32,10 +32,11 @@ from ray_workers.store.errors import (
 )
 from ray_workers.store.log import RunLog
 from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.rules import check_fence
 from ray_workers.store.run_state import AttemptState, RunState
 from ray_workers.store.versions import best_version, find_version
 
-__all__ = ["Applicant", "open_attempt"]
+__all__ = ["Applicant", "check_not_overtaken", "open_attempt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +59,11 @@ def open_attempt(
     Raises:
         RunBusyError: another attempt runs under this name, and no takeover was asked for.
         VersionNotFoundError, RunNotFoundError, InvalidInputError: what `spec` names is not there, or does not fit.
-        FenceLostError: a later try of the same flow run is already at work.
+        FenceLostError: a later try of the same flow run is already at work, or this process lost the run to another.
     """
 
     def allow(state: RunState) -> None:
+        check_not_overtaken(state, applicant)
         _refuse_if_busy(state, applicant)
 
     fork = _fork(store, run, spec, applicant)
@@ -80,6 +82,20 @@ def open_attempt(
         log, flow_run_id=applicant.flow_run_id, run_count=applicant.run_count, allow=allow
     )
     return log, fence
+
+
+def check_not_overtaken(state: RunState, applicant: Applicant) -> None:
+    """Raise `FenceLostError` if another flow run took the run over from this very process.
+
+    The process is here again because its flow retries: taking the run back would make two flow runs chase each other.
+    The same flow run started again in another process was started again by somebody, and may.
+    """
+    newest = max(state.attempts.values(), key=lambda a: a.fence, default=None)
+    if newest is None or newest.flow_run_id == applicant.flow_run_id:
+        return
+    for mine in state.attempts.values():
+        if mine.flow_run_id == applicant.flow_run_id and dict(mine.by) == dict(applicant.by):
+            check_fence(state, mine.fence)
 
 
 def _refuse_if_busy(state: RunState, applicant: Applicant) -> None:

@@ -19,7 +19,7 @@ from ray_workers.entrypoints import (
     load_function,
     shadowed_packages,
 )
-from ray_workers.opening_attempt import Applicant, open_attempt
+from ray_workers.opening_attempt import Applicant, check_not_overtaken, open_attempt
 from ray_workers.resume import ResumeSpec
 from ray_workers.store.attempts import process_is_gone, read_run, this_process
 from ray_workers.store.errors import (
@@ -28,7 +28,6 @@ from ray_workers.store.errors import (
     RefusedError,
     RetryableError,
     RunNotFoundError,
-    StoreUnavailableError,
 )
 from ray_workers.store.keys import check_run_name
 from ray_workers.store.opening import StorageTarget
@@ -83,7 +82,7 @@ class TrainRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """An attempt that owns its run, or the finding that there is nothing left to do."""
+    """An attempt that owns its run, or the finding that there is nothing to do."""
 
     request: TrainRequest
     run_id: str
@@ -91,8 +90,14 @@ class Attempt:
     by: Mapping[str, Any]
     finished: str | None = None
     """A sentence, when the run was trained to its end before and nothing changed since."""
+    overtaken: FenceLostError | None = None
+    """Why there is nothing to do, when another flow run owns the run that this process had."""
     job: JobOffer | None = None
     """The Ray job that was training already when this try of the flow run came, and that it follows from here."""
+
+    @property
+    def trains(self) -> bool:
+        return self.finished is None and self.overtaken is None
 
 
 def describe_request(values: Mapping[str, Any]) -> TrainRequest:
@@ -146,25 +151,27 @@ def take_fence(request: TrainRequest) -> Attempt:
     """
     logger = get_run_logger()
     by = this_process()
+    applicant = Applicant(
+        flow_run_id=request.identity.flow_run_id,
+        run_count=request.identity.run_count,
+        by=by,
+        takeover=request.takeover,
+        still_running=_name_if_running,
+    )
     try:
         root = request.target.open(create=True)
         offer = None if request.job_wish is None else adopt_job(request.job_wish)
         if offer is not None:
             return _adopted(request, offer)
-        finished = _finished_before(root.store, request)
+        finished = _finished_before(root.store, request, applicant)
         if finished is not None:
             logger.info(finished)
             return Attempt(request=request, run_id="", fence=0, by=by, finished=finished)
-        applicant = Applicant(
-            flow_run_id=request.identity.flow_run_id,
-            run_count=request.identity.run_count,
-            by=by,
-            takeover=request.takeover,
-            still_running=_name_if_running,
-        )
         log, fence = open_attempt(root.store, request.run, request.resume, applicant)
-    except (RefusedError, RunNotFoundError, StoreUnavailableError, PawlError) as error:
-        if not isinstance(error, RetryableError | FenceLostError):
+    except FenceLostError as error:
+        return Attempt(request=request, run_id="", fence=0, by=by, overtaken=error)
+    except PawlError as error:
+        if not isinstance(error, RetryableError):
             forbid_retries(request.identity)
         raise
     _bury_dead(log.state, fence)
@@ -198,14 +205,19 @@ def _bury_dead(state: RunState, fence: int) -> None:
             )
 
 
-def _finished_before(store: Any, request: TrainRequest) -> str | None:
-    """A sentence if the run was trained to its end with exactly this configuration."""
+def _finished_before(store: Any, request: TrainRequest, applicant: Applicant) -> str | None:
+    """A sentence if the run was trained to its end with exactly this configuration.
+
+    Raises:
+        FenceLostError: by others, who took it over from this process.
+    """
     if request.resume.mode != "auto":
         return None
     try:
         state = read_run(store, request.run)
     except RunNotFoundError:
         return None
+    check_not_overtaken(state, applicant)
     newest = next((v for v in state.newest_first() if v.candidate), None)
     last = max(state.attempts.values(), key=lambda a: a.fence, default=None)
     if newest is None or last is None or last.outcome != "completed":

@@ -12,10 +12,11 @@ from prefect.exceptions import Abort
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed
 
-from ray_workers.store.attempts import end_attempt
+from ray_workers.store.attempts import end_attempt, read_run
 from ray_workers.store.errors import DamageError, FenceLostError, PawlError, RefusedError
 from ray_workers.store.keys import data_fence
 from ray_workers.store.log import RunLog
+from ray_workers.store.rules import check_fence
 from ray_workers.validation import CheckResult, record_verdicts
 from tasks.attempt import Attempt
 from tasks.cluster_job import job_goes_on
@@ -47,6 +48,10 @@ def ended_properly(attempt: Attempt) -> Iterator[Ending]:
     ending = Ending()
     if attempt.finished is not None:
         ending.state = Completed(message=attempt.finished)
+        yield ending
+        return
+    if attempt.overtaken is not None:
+        ending.state = _lost(attempt, attempt.overtaken)
         yield ending
         return
     try:
@@ -88,13 +93,28 @@ def _say_where_it_stands(attempt: Attempt, error: BaseException) -> None:
         error.args = (f"{error.message} ({where})",)
 
 
-def _lost(attempt: Attempt, error: FenceLostError) -> State[Any]:
+def _lost(attempt: Attempt, met: FenceLostError) -> State[Any]:
+    error = _with_the_winner(attempt, met)
     get_run_logger().warning(error.message)
     by = error.details.get("by") or {}
     if by.get("flow_run_id") == attempt.request.identity.flow_run_id:
         # The flow run belongs to its later try; reporting any state from here would end that one.
         raise Abort(error.message)
     return Cancelled(message=error.message)
+
+
+def _with_the_winner(attempt: Attempt, error: FenceLostError) -> FenceLostError:
+    """A worker may learn only that the fence is lost; who has the run now stands in the log."""
+    if error.details.get("by"):
+        return error
+    request = attempt.request
+    try:
+        check_fence(read_run(request.target.open().store, request.run), attempt.fence)
+    except FenceLostError as known:
+        return known
+    except PawlError:
+        pass  # the store is away: what is known must do
+    return error
 
 
 def _outcome(error: BaseException) -> tuple[str, str]:

@@ -3,53 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+import flows.train as flow_module
 from ray_workers.store.opening import StorageTarget
-from tests.integration.harness import PREFECT, StoredRun, start_pawl, train_arguments, wait_until
+from tests.integration.harness import (
+    FAMILIES,
+    PREFECT,
+    StoredRun,
+    kill_families,
+    start_pawl,
+    train_arguments,
+    wait_until,
+)
+from tests.integration.traced_loop import write_traced_loop
+from tests.integration.without_training import LOOP, Calls
 
 POOL = "pawl-test"
-
-TRACED = '''
-"""The digits loop as a user's own module: it writes down each step, and raises once if asked to."""
-import os
-from pathlib import Path
-
-from ray_workers.loops import digits
-
-_step = digits.step
-
-
-def train_loop(config):
-    config = dict(config)
-    trace = Path(config.pop("trace"))
-    raise_at = config.pop("raise_at", 0)
-    rank = os.environ.get("RANK", "0")
-    done = 0
-
-    def step(*parts):
-        nonlocal done
-        done += 1
-        marker = trace.with_suffix(".raised")
-        if done == raise_at and rank == "0" and not marker.exists():
-            marker.touch()
-            raise RuntimeError("planted failure")
-        with trace.open("a") as out:
-            out.write(f"{rank} {done}\\n")
-        return _step(*parts)
-
-    digits.step = step
-    digits.train_loop(config)
-'''
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +51,14 @@ class PrefectServer:
             timeout=120, check=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         return done.stdout
+
+
+@pytest.fixture(autouse=True)
+def nothing_outlives_its_test() -> Iterator[None]:
+    """A failed test leaves no training behind that would starve the next one, Ray's daemons included."""
+    before = len(FAMILIES)
+    yield
+    kill_families(before)
 
 
 @pytest.fixture(scope="session")
@@ -110,24 +101,62 @@ def prefect_worker(
         log.close()
 
 
+def train_whole(folder: Path, server: PrefectServer) -> list[str]:
+    """Train the small digits run, named `whole`, without a failure; the shard digests of its end."""
+    before = len(FAMILIES)
+    try:
+        process = start_pawl(
+            folder, *train_arguments("whole", "--storage", "store"), env=server.env
+        )
+        assert process.wait() == 0, process.output
+    finally:
+        kill_families(before)
+    return StoredRun(target=StorageTarget(str(folder / "store")), run="whole").final_digests()
+
+
 @pytest.fixture(scope="session")
 def uninterrupted(
     prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
 ) -> list[str]:
-    """Shard digests at the end of the small digits run when nothing happens to it."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    process = start_pawl(
-        folder, *train_arguments("whole", "--storage", "store"), env=prefect_server.env
-    )
-    assert process.wait() == 0, process.output
-    return StoredRun(target=StorageTarget(str(folder / "store")), run="whole").final_digests()
+    """Shard digests at the end of the small digits run when nothing happens to it; trained once for all test processes."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    digests = shared / "uninterrupted.json"
+    with (shared / "uninterrupted.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not digests.exists():
+            made = train_whole(tmp_path_factory.mktemp("uninterrupted"), prefect_server)
+            digests.write_text(json.dumps(made))
+    found: list[str] = json.loads(digests.read_text())
+    return found
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A user's project folder with a loop of its own, `traced:train_loop`."""
-    (tmp_path / "traced.py").write_text(TRACED)
+    write_traced_loop(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def calls(
+    prefect_server: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Calls]:
+    """A project folder with a loop, and the flow of this process on the server, without Ray."""
+    (tmp_path / "pawl_project.py").write_text(LOOP)
+    (tmp_path / "pawl_broken.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for name, value in prefect_server.env.items():
+        monkeypatch.setenv(name, value)
+    before = set(sys.modules)
+    made = Calls()
+    monkeypatch.setattr(flow_module, "run_training", made)
+    with temporary_settings({PREFECT_API_URL: prefect_server.api_url}):
+        yield made
+    for name in set(sys.modules) - before:
+        if name.startswith("pawl_"):
+            del sys.modules[name]
 
 
 def _healthy(api_url: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,18 +16,37 @@ import psutil
 
 from ray_workers.store.attempts import read_run
 from ray_workers.store.errors import MissingError
+from ray_workers.store.keys import shards_prefix
 from ray_workers.store.opening import StorageTarget
 from ray_workers.store.run_state import RunState
 from ray_workers.store.versions import load_manifest
+from tests.support.process_family import Family
 
 PAWL = str(Path(sys.executable).with_name("pawl"))
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 DIGITS = "ray_workers.loops.digits:train_loop"
-SMALL = {"epochs": 3, "batch_size": 64, "step_delay": 0.15}
-"""42 steps of two workers; slow enough to be killed in the middle."""
+QUICK: dict[str, Any] = {"epochs": 3, "batch_size": 64}
+"""42 steps of two workers, as fast as they go. To be killed in the middle it needs a gate (`traced_loop`)."""
+SMALL = {**QUICK, "step_delay": 0.15}
+"""The same, slow enough to be looked at while it trains."""
+PATIENCE_S = 400.0
+"""Several trainings may start at once on two cores: a limit that only what hangs should meet."""
+FAMILIES: list[Family] = []
+"""Of all that was started; whatever a test leaves of them is killed when it ends (conftest)."""
 
 
-def wait_until(true: Callable[[], Any], timeout_s: float = 300.0, what: str = "") -> Any:
+def new_family() -> Family:
+    FAMILIES.append(Family())
+    return FAMILIES[-1]
+
+
+def kill_families(first: int = 0) -> None:
+    """Kill what is left of all that were started since there were `first` of them."""
+    while len(FAMILIES) > first:
+        FAMILIES.pop().kill()
+
+
+def wait_until(true: Callable[[], Any], timeout_s: float = PATIENCE_S, what: str = "") -> Any:
     """Poll until `true()` is, and return it; fail with `what` after the time limit."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -63,7 +81,15 @@ class StoredRun:
         assert manifest.progress.finished
         return [shard.digest for shard in manifest.shards]
 
-    def wait_for_versions(self, count: int, timeout_s: float = 120.0) -> None:
+    def steps(self) -> list[int]:
+        """Steps of all versions, oldest first."""
+        return [version.step for version in reversed(self.state.newest_first())]
+
+    def stored_shards(self) -> int:
+        """How many shards lie in the store, committed or not."""
+        return sum(1 for _ in self.target.open().store.list(shards_prefix(self.run)))
+
+    def wait_for_versions(self, count: int, timeout_s: float = PATIENCE_S) -> None:
         wait_until(lambda: self.committed() >= count, timeout_s, f"{count} versions of {self.run}")
 
 
@@ -73,28 +99,26 @@ class PawlProcess:
 
     process: subprocess.Popen[bytes]
     log: Path
+    family: Family
     command: list[str] = field(default_factory=list)
 
     def actors(self, kind: str) -> list[psutil.Process]:
         """Processes of this training whose title says that they are `kind` (Ray names its workers so)."""
-        tree = psutil.Process(self.process.pid).children(recursive=True)
-        return [p for p in tree if _title(p).startswith(f"ray::{kind}")]
+        return [p for p in self.family.members() if _title(p).startswith(f"ray::{kind}")]
 
-    def kill_actor(self, kind: str) -> int:
-        """SIGKILL one process of `kind`; its pid."""
-        found = wait_until(lambda: self.actors(kind), what=f"a {kind} process")
-        found[0].send_signal(signal.SIGKILL)
-        return int(found[0].pid)
+    def actor(self, kind: str) -> psutil.Process:
+        """One process of `kind`, as soon as there is one."""
+        found: list[psutil.Process] = wait_until(lambda: self.actors(kind), what=f"a {kind}")
+        return found[0]
+
+    def kill_actor(self, kind: str) -> None:
+        """SIGKILL one process of `kind`."""
+        self.actor(kind).kill()
 
     def kill_everything(self) -> None:
-        """SIGKILL the flow and every process it started, as when the machine goes."""
-        tree = [
-            psutil.Process(self.process.pid),
-            *psutil.Process(self.process.pid).children(recursive=True),
-        ]
-        for process in tree:
-            process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        """SIGKILL the flow and every process it brought about, as when the machine goes."""
+        self.family.kill()
+        self.process.wait(20)
 
     def wait(self, timeout_s: float = 500.0) -> int:
         try:
@@ -120,17 +144,21 @@ def start_pawl(folder: Path, *arguments: str, env: Mapping[str, str] | None = No
     count = len(list(folder.glob("pawl-*.log")))
     log = folder / f"pawl-{count}.log"
     command = [PAWL, *arguments]
+    family = new_family()
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {}), **family.environment},
         )  # fmt: skip
-    return PawlProcess(process=process, log=log, command=command)
+    return PawlProcess(process=process, log=log, family=family, command=command)
 
 
 def train_arguments(
     run: str, *extra: str, entrypoint: str = DIGITS, config: Mapping[str, Any] | None = None
 ) -> list[str]:
     """The command line of a small training that saves every 5 steps."""
-    settings = [f"--set={key}={json.dumps(value)}" for key, value in (config or SMALL).items()]
+    settings = [
+        f"--set={key}={json.dumps(value)}"
+        for key, value in (QUICK if config is None else config).items()
+    ]
     return ["train", entrypoint, "--run", run, "--every-steps", "5", *settings, *extra]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 import pytest
 
-from tests.integration.conftest import PrefectServer
+from tests.integration.conftest import PrefectServer, train_whole
 from tests.integration.harness import wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.prefect]
+pytestmark = [pytest.mark.ray, pytest.mark.prefect, pytest.mark.timeout(1200)]
 
 EXPECTED = {
     "pawl.version.committed",
@@ -25,9 +27,9 @@ def ask(server: PrefectServer, path: str, **body: object):
 
 
 def test_events_asset_progress_and_final_state_tell_the_run(
-    prefect_server: PrefectServer, uninterrupted: list[str]
+    prefect_server: PrefectServer, tmp_path: Path
 ) -> None:
-    assert uninterrupted
+    assert train_whole(tmp_path, prefect_server)
     flow_run = next(
         r for r in ask(prefect_server, "/flow_runs/filter") if r["parameters"].get("run") == "whole"
     )
@@ -48,7 +50,7 @@ def test_events_asset_progress_and_final_state_tell_the_run(
         )["events"]
         return found if {e["event"] for e in found} >= EXPECTED else None
 
-    found = wait_until(events, 60, f"{EXPECTED} among the events")
+    found = wait_until(events, what=f"{EXPECTED} among the events")
     committed = [e for e in found if e["event"] == "pawl.version.committed"]
     assert {e["resource"]["prefect.resource.id"] for e in committed} == {"pawl.run.whole"}
     assert max(e["payload"]["step"] for e in committed) == 42

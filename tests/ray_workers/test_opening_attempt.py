@@ -51,6 +51,35 @@ def test_a_new_run_is_created_and_owned(store):
     assert state.attempts[fence].flow_run_id == "flow"
 
 
+# --- overtaken -------------------------------------------------------------------------------------------------------
+
+
+def test_the_process_that_lost_the_run_does_not_take_it_back(store):
+    open_as(store, "first")
+    open_as(store, "second", by=ELSEWHERE, takeover=True)
+    before = read_run(store, "run")
+    for takeover in (False, True):  # a flow run that took over once and lost in turn stays out too
+        with pytest.raises(FenceLostError, match="flow run second"):
+            open_as(store, "first", count=2, takeover=takeover)
+    assert read_run(store, "run").slot == before.slot
+
+
+def test_the_same_flow_run_started_again_by_somebody_may(store):
+    open_as(store, "first", by=ELSEWHERE)
+    made = MadeUpRun(store=store, name="run", ranks=1)
+    _, made.fence = open_as(store, "second", by=ELSEWHERE, takeover=True)
+    made.end()
+    state, fence = open_as(store, "first", count=2)
+    assert state.open_fence == fence
+
+
+def test_who_took_the_run_over_may_retry(store):
+    open_as(store, "first", by=ELSEWHERE)
+    open_as(store, "second", takeover=True)
+    state, fence = open_as(store, "second", count=2, takeover=True)
+    assert state.open_fence == fence
+
+
 # --- busy ------------------------------------------------------------------------------------------------------------
 
 

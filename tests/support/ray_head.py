@@ -1,14 +1,12 @@
 """A Ray cluster that is nobody's child: `ray start`, in a session of its own, as an operator would start it.
 
-Its processes are ended by their session alone. It knows nothing of this process's environment but what is given.
+It knows nothing of this process's environment but what is given.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -22,10 +20,12 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.support.process_family import Family
+
 __all__ = ["RayHead", "clean_environment"]
 
 RAY = str(Path(sys.executable).with_name("ray"))
-_PATIENCE_S = 120.0
+_PATIENCE_S = 300.0
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
@@ -51,6 +51,7 @@ class RayHead:
     port: int = 0
     dashboard_port: int = 0
     process: subprocess.Popen[bytes] | None = None
+    family: Family = field(default_factory=Family)
     _ports: list[int] = field(default_factory=list)
 
     @classmethod
@@ -88,7 +89,7 @@ class RayHead:
         ]  # fmt: skip
         with (self.folder / "head.log").open("ab") as out:
             self.process = subprocess.Popen(
-                command, env=dict(self.env), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                command, env={**self.env, **self.family.environment}, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                 start_new_session=True, cwd=self.folder,
             )  # fmt: skip
         deadline = time.monotonic() + _PATIENCE_S
@@ -102,27 +103,13 @@ class RayHead:
         """`kill -9` of the head and of every process on its node, as when the machine goes."""
         if self.process is None:
             return
-        for member in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.send_signal(signal.SIGKILL)
+        self.family.kill()
         self.process.wait(10)
         self.process = None
 
-    def processes(self) -> list[psutil.Process]:
-        """All of the node: the session's members, and workers, which lead sessions of their own."""
-        if self.process is None or not psutil.pid_exists(self.process.pid):
-            return []
-        root = psutil.Process(self.process.pid)
-        return [root, *root.children(recursive=True), *self._adopted()]
-
     def actors(self, kind: str) -> list[psutil.Process]:
         """Processes whose title says that they are `kind`; Ray names its workers so."""
-        return [p for p in self.processes() if _title(p).startswith(f"ray::{kind}")]
-
-    def _adopted(self) -> list[psutil.Process]:
-        """What `ray start` left to init: told by the temporary folder in its command line or environment."""
-        mark = str(self.folder)
-        return [p for p in psutil.process_iter() if p.ppid() == 1 and mark in _title(p)]
+        return [p for p in self.family.members() if _title(p).startswith(f"ray::{kind}")]
 
     def _answers(self) -> bool:
         try:
