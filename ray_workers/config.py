@@ -113,6 +113,13 @@ class Saving(_Settings):
             "share its fate. 1: every version is stored whole."
         ),
     )
+    hot_restore: bool = Field(
+        default=True,
+        description=(
+            "Leave the staging buffers of an attempt that failed in memory, so that the next one on the same node reads "
+            "from there what it can. Off: they are freed at once."
+        ),
+    )
     staging_dir: str = Field(
         default="/dev/shm",  # noqa: S108 - shared memory is the point
         description="Folder for staging buffers; it must be memory-backed to be fast.",

@@ -10,6 +10,7 @@ from ray_workers.messages import ResumePoint
 from ray_workers.pipeline import SavePipeline
 from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.policies.soundness import SoundnessPolicy
+from ray_workers.staging_files import StagingFolder
 from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.opening import StorageTarget
 
@@ -44,6 +45,8 @@ class TrainingContext:
     """`refuse`, or `reshard`: what to do with a version that another number of workers saved."""
     required: str = "sound"
     policy: SoundnessPolicy = field(default_factory=SoundnessPolicy)
+    staging: StagingFolder | None = None
+    """Where this node's staging files lie; None: every restore reads the store."""
     full_every: int = 16
     """Versions that may name one stored shard before it is stored again; 1: every save sends everything."""
     launched_at: str | None = None

@@ -20,6 +20,7 @@ from ray_workers.metrics import RunMetrics
 from ray_workers.pipeline import store_and_report
 from ray_workers.ray_metrics import RayInstruments
 from ray_workers.staging_files import StagingFolder
+from ray_workers.store.clock import epoch_seconds
 from ray_workers.store.errors import StoreUnavailableError
 from ray_workers.store.opening import StorageTarget
 from ray_workers.uploader import Uploader, lower_priority
@@ -28,6 +29,9 @@ __all__ = ["AgentConfig", "Coordinator", "NodeAgent", "agent_name"]
 
 
 _ATTACH_PATIENCE_S = 60.0
+
+_ABANDONED_S = 3600.0
+"""So long a failed attempt's files wait for the one that comes after it, before another run's agent removes them."""
 
 
 def agent_name(run_id: str, fence: int, node_id: str) -> str:
@@ -62,7 +66,7 @@ class NodeAgent:
         self._attached: Coordinator | None = None
         self._known = threading.Event()
         self._uploader = Uploader(root.store, config.run, tries=config.upload_tries)
-        self._staging.remove_leftovers()
+        self._staging.remove_abandoned(_ABANDONED_S, epoch_seconds())
         self._lines = LineBox()
         self._metrics = RunMetrics(RayInstruments(), config.run)
         self._node = socket.gethostname()
@@ -93,6 +97,8 @@ class NodeAgent:
     @ray.method(concurrency_group="control")
     def release(self, rank: int | None) -> None:
         self._staging.release(rank)
+        if rank is None:
+            self._staging.remove_leftovers()
 
     @ray.method(concurrency_group="control")
     def decline(self, step: int, reason: str) -> None:

@@ -97,9 +97,11 @@ class InProcessPipeline:
     def stop_reason(self) -> str | None:
         return self._manager.stop_reason
 
-    def close(self) -> None:
+    def close(self, *, keep: bool = False) -> None:
+        """As the protocol says; `keep`: leave the staging files to the next attempt."""
         self._pool.shutdown()
-        self._staging.release()
+        if not keep:
+            self._staging.release()
 
 
 class _FuturePending:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from typing_extensions import Buffer
 
+from ray_workers.hot_shards import HotShards
 from ray_workers.messages import ResumePoint
 from ray_workers.planners import SHARED_PREFIX
 from ray_workers.resharding import check_worker_count, reshard, sources
 from ray_workers.shard_reading import read_tensors
+from ray_workers.staging_files import StagingFolder
 from ray_workers.state_join import join
 from ray_workers.store.errors import DigestMismatchError, StateMismatchError
 from ray_workers.store.manifest import Manifest, check_coverage
@@ -20,6 +23,8 @@ from ray_workers.store.shards import ShardEntry, read_shard
 __all__ = ["SHARED", "ShardCache", "check_payload", "rank_prefix", "read_manifest", "restore_rank"]
 
 SHARED = SHARED_PREFIX
+
+_log = logging.getLogger("pawl.restore")
 
 
 def rank_prefix(rank: int) -> str:
@@ -57,19 +62,32 @@ def check_payload(manifest: Manifest, point: ResumePoint, *, has_model: bool) ->
 
 @dataclass(slots=True)
 class ShardCache:
-    """Verified shards, each read once while a restore lasts."""
+    """Verified shards, each read once while a restore lasts: from this node's memory if they are there, else from storage."""
 
     store: ObjectStore
+    hot: HotShards | None
     _read: dict[str, Buffer]
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, staging: StagingFolder | None = None) -> None:
         self.store = store
+        self.hot = None if staging is None else HotShards(staging)
         self._read = {}
 
     def read(self, entry: ShardEntry) -> Buffer:
         if entry.key not in self._read:
-            self._read[entry.key] = read_shard(self.store, entry)
+            held = None if self.hot is None else self.hot.read(entry)
+            self._read[entry.key] = read_shard(self.store, entry) if held is None else held
         return self._read[entry.key]
+
+    def tell(self, manifest: Manifest) -> None:
+        """Say how much came from memory, if anything did."""
+        if self.hot is not None and self.hot.bytes_found:
+            whole = sum(entry.bytes for entry in manifest.shards)
+            _log.info(
+                "%.1f MB of the version's %.1f MB came from this node's memory",
+                self.hot.bytes_found / 1e6,
+                whole / 1e6,
+            )
 
 
 def restore_rank(

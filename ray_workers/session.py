@@ -368,12 +368,13 @@ class CheckpointSession:
     def _restore_from(self, point: ResumePoint) -> None:
         store = self._context.storage.open().store
         manifest = read_manifest(store, point)
-        cache = ShardCache(store)
+        cache = ShardCache(store, self._context.staging)
         check_payload(manifest, point, has_model=self._parts is not None)
         if self._parts is None:
             self._restored_directory = unpack_directory(manifest, cache.read)
         else:
             self._restore_state(self._parts, manifest, cache)
+        cache.tell(manifest)
         self.step = manifest.progress.step
         self._position.epoch = manifest.progress.epoch
         self._committed_step = -1 if point.foreign else self.step

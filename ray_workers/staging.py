@@ -6,6 +6,7 @@ A buffer is held from the moment its copy begins until nobody reads it any more;
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from dataclasses import dataclass, field
@@ -24,9 +25,13 @@ class StagingBuffer:
 
     @classmethod
     def open(cls, path: str) -> StagingBuffer:
-        """Map an existing staging file and touch each page once, so that no save pays for page faults."""
+        """Map an existing staging file and touch each page once, so that no save pays for page faults.
+
+        The file is this process's alone from now on: a lock that goes with the process says so to who would read it.
+        """
         descriptor = os.open(path, os.O_RDWR)
         try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # kept by the mapping
             mapping = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
         finally:
             os.close(descriptor)
@@ -48,10 +53,13 @@ class StagingRing:
         self.size = min((len(buffer.memory) for buffer in self._free), default=0)
 
     def take(self) -> StagingBuffer | None:
-        """A free buffer, held from now on; None when all are."""
+        """A free buffer, held from now on; None when all are.
+
+        The one that was free for longest, so that the newest version stays in memory while the next one is staged.
+        """
         if not self._free:
             return None
-        buffer = self._free.pop()
+        buffer = self._free.pop(0)
         self._held[buffer.path] = buffer
         return buffer
 

@@ -7,15 +7,21 @@ directly by both sides; either side can die and map them again.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ray_workers.store.errors import InvalidInputError, StoreRefusedError
 
-__all__ = ["StagingFolder"]
+__all__ = ["NOTE_SUFFIX", "StagingFolder"]
+
+NOTE_SUFFIX = ".held"
+"""Of the note beside a staging file that says what was stored from it (`hot_shards`)."""
 
 _NAME = re.compile(r"pawl-(?P<run>[0-9a-f]{16})-(?P<fence>\d+)-r(?P<rank>\d+)-(?P<number>\d+)")
 
@@ -30,12 +36,15 @@ class StagingFolder:
     def allocate(self, rank: int, *, count: int, size: int) -> list[str]:
         """Create `count` files of `size` bytes for a rank, replacing what it had, memory reserved.
 
+        What overtaken attempts left goes now: a rank that saves has restored, and so have all the others.
+
         Raises:
             StoreRefusedError: there is not enough memory behind the folder.
         """
         if size <= 0:
             raise InvalidInputError("A staging buffer needs at least one byte.")
         self.release(rank)
+        self.remove_leftovers()
         self.check_space(count * size)
         paths = [self._path(rank, number) for number in range(count)]
         for path in paths:
@@ -59,13 +68,36 @@ class StagingFolder:
         """Remove this attempt's files, of one rank or of all. Mappings that are still open stay usable."""
         for path, fence, owner in self._mine():
             if fence == self.fence and (rank is None or owner == rank):
-                path.unlink(missing_ok=True)
+                _remove(path)
+
+    def noted(self) -> list[Path]:
+        """Files of this run, of any attempt, beside which lies a note."""
+        files = [path for path, _, _ in self._mine()]
+        return [path for path in files if Path(f"{path}{NOTE_SUFFIX}").exists()]
+
+    def remove_abandoned(self, older_than_s: float, now: float) -> int:
+        """Remove files of whatever run that no living process holds and nothing was stored from for so long.
+
+        Args:
+            older_than_s: seconds; leaves a failed attempt's files to the one that comes after it.
+            now: seconds since the epoch, as files are stamped.
+
+        Returns:
+            How many there were.
+        """
+        removed = 0
+        for path in self.folder.glob("pawl-*"):
+            if _NAME.fullmatch(path.name) and now - _last_use(path) > older_than_s:
+                with suppress(OSError), _held_by_nobody(path):
+                    _remove(path)
+                    removed += 1
+        return removed
 
     def remove_leftovers(self) -> int:
         """Remove files of overtaken fences of this run; how many there were."""
         leftovers = [path for path, fence, _ in self._mine() if fence < self.fence]
         for path in leftovers:
-            path.unlink(missing_ok=True)
+            _remove(path)
         return len(leftovers)
 
     def owns(self, path: str) -> bool:
@@ -96,3 +128,28 @@ class StagingFolder:
             ) from None
         finally:
             os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    Path(f"{path}{NOTE_SUFFIX}").unlink(missing_ok=True)
+
+
+def _last_use(path: Path) -> float:
+    """A mapping leaves no stamp on its file; the note is written with every save."""
+    stamps = [0.0]
+    for candidate in (path, Path(f"{path}{NOTE_SUFFIX}")):
+        with suppress(OSError):
+            stamps.append(candidate.stat().st_mtime)
+    return max(stamps)
+
+
+@contextmanager
+def _held_by_nobody(path: Path) -> Iterator[None]:
+    """Raises `OSError` when a worker holds the file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

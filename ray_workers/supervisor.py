@@ -52,6 +52,8 @@ class Supervision:
     agent: AgentConfig
     policy: SoundnessPolicy
     validation_timeout_s: float
+    hot_restore: bool
+    """Leave the staging files of an attempt that fails to the next one."""
     on_event: Callable[[PawlEvent], None]
 
 
@@ -102,14 +104,16 @@ class Supervisor:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._done.set()
         if self._thread is not None:
             self._thread.join(_CALL_TIMEOUT_S)
         self._drain()
         self._log_lines.finish(self._agents)
-        for agent in self._agents.values():
-            agent.release.remote(None)
+        # What failed will be tried again, and comes back from this memory; what was ended by a person will not.
+        if not (self._task.hot_restore and kind is not None and issubclass(kind, Exception)):
+            for agent in self._agents.values():
+                agent.release.remote(None)
         for actor in (self._actor, self._validation.actor):
             if actor is not None:
                 ray.kill(actor)

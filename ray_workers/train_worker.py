@@ -20,6 +20,7 @@ from ray_workers.rank_logs import RankLogs
 from ray_workers.ray_cluster import NAMESPACE
 from ray_workers.ray_pipeline import RayPipeline
 from ray_workers.ray_reporting import RayAnnouncer
+from ray_workers.staging_files import StagingFolder
 from ray_workers.store.opening import StorageTarget
 
 __all__ = ["WorkerJob", "run_worker"]
@@ -41,6 +42,7 @@ class WorkerJob:
     required: str = "sound"
     policy: SoundnessPolicy = field(default_factory=SoundnessPolicy)
     full_every: int = 16
+    staging: StagingFolder | None = None
     launched_at: str | None = None
     started_as: Mapping[str, str] = field(default_factory=dict)
 
@@ -67,6 +69,7 @@ def run_worker(job: WorkerJob) -> None:
         required=job.required,
         policy=job.policy,
         full_every=job.full_every,
+        staging=job.staging,
         launched_at=job.launched_at,
         started_as=job.started_as,
         pipeline=RayPipeline(agent, rank),

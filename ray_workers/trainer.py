@@ -77,7 +77,6 @@ def _supervision(job: TrainingJob, on_event: Callable[[PawlEvent], None]) -> Sup
             digest=point.name.manifest,
         )
     )
-    staging = StagingFolder(folder=Path(job.saving.staging_dir), run_id=job.run_id, fence=job.fence)
     return Supervision(
         target=job.target,
         attempt=AttemptIdentity(
@@ -90,12 +89,20 @@ def _supervision(job: TrainingJob, on_event: Callable[[PawlEvent], None]) -> Sup
         ),
         failure_budget=job.saving.failure_budget,
         agent=AgentConfig(
-            target=job.target, run=job.run, staging=staging, upload_tries=job.saving.upload_tries
+            target=job.target,
+            run=job.run,
+            staging=_staging(job),
+            upload_tries=job.saving.upload_tries,
         ),
         policy=SoundnessPolicy.of(job.validation),
         validation_timeout_s=job.validation.timeout_seconds,
+        hot_restore=job.saving.hot_restore,
         on_event=on_event,
     )
+
+
+def _staging(job: TrainingJob) -> StagingFolder:
+    return StagingFolder(folder=Path(job.saving.staging_dir), run_id=job.run_id, fence=job.fence)
 
 
 def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
@@ -119,6 +126,7 @@ def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
         required=job.validation.required,
         policy=SoundnessPolicy.of(job.validation),
         full_every=job.saving.full_every,
+        staging=_staging(job) if job.saving.hot_restore else None,
         launched_at=utc_now(),
         started_as=started_as(job.entrypoint, scaling.cpus_per_worker, scaling.gpus_per_worker),
     )

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ray_workers.hot_shards import note_stored
 from ray_workers.messages import ShardReport, StagedShard
 from ray_workers.store import keys
 from ray_workers.store.checksum import digest_of
@@ -81,6 +82,7 @@ class Uploader:
             else:
                 reused.add(entry.key)
             entries.append(entry)
+        note_stored(staged.path, [part.begin for part in staged.parts], entries)
         return ShardReport(
             staged=staged,
             entries=tuple(entries),

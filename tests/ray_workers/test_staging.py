@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_workers.hot_shards import note_stored
 from ray_workers.staging import StagingRing
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.errors import InvalidInputError, StoreRefusedError
@@ -46,6 +47,7 @@ def test_bytes_written_into_a_buffer_are_what_another_process_reads(tmp_path):
     assert buffer is not None
     buffer.memory[:] = b"0123456789"
     assert Path(paths[0]).read_bytes() == b"0123456789"
+    ring.close()
     again = StagingRing(paths)  # a worker that died maps the file again
     again.close()
     ring.close()
@@ -66,10 +68,11 @@ def test_files_are_reserved_private_and_replaced(tmp_path):
 
 
 def test_leftovers_of_closed_fences_are_removed_and_nothing_else(tmp_path):
-    old = staging(tmp_path, fence=3).allocate(0, count=2, size=10)
     newer = staging(tmp_path, fence=9).allocate(0, count=1, size=10)
-    other = staging(tmp_path, fence=3, run_id=OTHER).allocate(0, count=1, size=10)
     mine = staging(tmp_path).allocate(0, count=1, size=10)
+    old = staging(tmp_path, fence=3).allocate(0, count=2, size=10)
+    old += staging(tmp_path, fence=3).allocate(1, count=1, size=10)
+    other = staging(tmp_path, fence=3, run_id=OTHER).allocate(0, count=1, size=10)
     strange = tmp_path / f"pawl-{RUN[:16]}-3-notes.txt"
     strange.touch()
     assert staging(tmp_path).remove_leftovers() == len(old)
@@ -80,11 +83,40 @@ def test_leftovers_of_closed_fences_are_removed_and_nothing_else(tmp_path):
     assert not staging(tmp_path).owns("/etc/passwd")
 
 
+def test_whoever_saves_has_restored_and_needs_no_leftovers(tmp_path):
+    old = staging(tmp_path, fence=3).allocate(0, count=1, size=10)
+    note_stored(old[0], [], [])
+    staging(tmp_path).allocate(1, count=1, size=10)
+    assert names(tmp_path) == [f"pawl-{RUN[:16]}-5-r1-0"]
+
+
+def test_files_that_nobody_holds_any_more_are_removed_after_a_while(tmp_path):
+    dead = staging(tmp_path, run_id=OTHER).allocate(0, count=1, size=10)
+    alive = staging(tmp_path, fence=3, run_id=OTHER).allocate(1, count=1, size=10)
+    ring = StagingRing(alive)
+    strange = tmp_path / "pawl-notes.txt"
+    strange.touch()
+    now = Path(dead[0]).stat().st_mtime
+    mine = staging(tmp_path)
+    assert mine.remove_abandoned(3600, now + 3599) == 0
+    assert mine.remove_abandoned(3600, now + 3700) == 1
+    assert names(tmp_path) == sorted([Path(alive[0]).name, strange.name])
+    ring.close()
+    assert mine.remove_abandoned(3600, now + 3700) == 1
+
+
+def test_a_note_says_that_a_file_is_in_use(tmp_path):
+    (path,) = staging(tmp_path).allocate(0, count=1, size=10)
+    os.utime(path, (1000, 1000))
+    note_stored(path, [], [])
+    assert staging(tmp_path).remove_abandoned(3600, 5000) == 0
+
+
 def test_release_removes_this_attempts_files_of_one_rank_or_all(tmp_path):
     folder = staging(tmp_path)
-    old = staging(tmp_path, fence=4).allocate(0, count=1, size=10)
     for rank in (0, 1, 11):
         folder.allocate(rank, count=1, size=10)
+    old = staging(tmp_path, fence=4).allocate(0, count=1, size=10)
     folder.release(1)
     assert len(names(tmp_path)) == 3
     folder.release()

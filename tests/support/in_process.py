@@ -58,6 +58,7 @@ class OneProcess:
     failure_budget: int = 3
     tries: int = 2
     full_every: int = 16
+    hot_restore: bool = False
     wait_for_saves: bool = False
     """Let training stand still during each save, so that the versions are the same ones every time."""
     wrap_store: Callable[[ObjectStore], ObjectStore] = lambda store: store
@@ -111,6 +112,7 @@ class OneProcess:
                 pipeline=pipeline,
                 started_as=self.started_as,
                 full_every=self.full_every,
+                staging=staging if self.hot_restore else None,
             )
         )
         outcome = "failed"
@@ -122,7 +124,7 @@ class OneProcess:
             outcome = "completed"
         finally:
             set_context(None)
-            pipeline.close()
+            pipeline.close(keep=self.hot_restore and outcome == "failed")
             end_attempt(RunLog(store, self.run, by=this_process()), fence, outcome)
         return Finished(fence=fence, point=point, state=read_run(store, self.run), manager=manager)
 

@@ -1,0 +1,110 @@
+"""Hot restore: shards of the version to come back to that still lie in this node's staging files.
+
+A staging file outlives the worker that filled it and the agent that stored it. Beside it lies a note of what was stored
+from it. A note is a hint: the buffer may have been filled anew since. So the bytes are digested before anybody gets
+them, as if they came from the store, and whatever does not hold is read from the store, shard by shard.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import mmap
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_workers.staging_files import NOTE_SUFFIX, StagingFolder
+from ray_workers.store.checksum import digest_of
+from ray_workers.store.shards import ShardEntry
+
+__all__ = ["HotShards", "note_stored"]
+
+_log = logging.getLogger("pawl.restore")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    path: str
+    begin: int
+
+
+def note_stored(path: str, begins: Sequence[int], entries: Sequence[ShardEntry]) -> None:
+    """Write down which shards lie in a staging file, and where. A note that cannot be written costs only speed."""
+    held = [
+        {"begin": begin, "bytes": entry.bytes, "digest": entry.digest}
+        for begin, entry in zip(begins, entries, strict=True)
+    ]
+    fresh = Path(f"{path}{NOTE_SUFFIX}.new")
+    with suppress(OSError):
+        fresh.write_text(json.dumps(held))
+        fresh.replace(f"{path}{NOTE_SUFFIX}")
+
+
+class HotShards:
+    """What the staging files of earlier attempts of a run on this node hold, while a restore lasts.
+
+    Args:
+        staging: whose run is looked for.
+    """
+
+    def __init__(self, staging: StagingFolder) -> None:
+        self._places: dict[tuple[str, int], list[_Place]] = {}
+        for path in staging.noted():
+            for item in _noted(path):
+                key = (str(item["digest"]), int(item["bytes"]))
+                self._places.setdefault(key, []).append(_Place(str(path), int(item["begin"])))
+        self._found: list[int] = []
+
+    @property
+    def bytes_found(self) -> int:
+        """Of all shards handed out so far."""
+        return sum(self._found)
+
+    def read(self, entry: ShardEntry) -> memoryview | None:
+        """The shard, its digest verified, or None. It stays as it is as long as the view is held."""
+        for place in self._places.get((entry.digest, entry.bytes), ()):
+            with suppress(OSError, ValueError):
+                shard = _mapped(place, entry.bytes)
+                if digest_of(shard) == entry.digest:
+                    self._found.append(entry.bytes)
+                    return shard
+                _log.info("%s was filled anew since it was stored", place.path)
+        return None
+
+
+def _noted(path: Path) -> list[dict[str, Any]]:
+    with suppress(OSError, ValueError):
+        held = json.loads(Path(f"{path}{NOTE_SUFFIX}").read_text())
+        if isinstance(held, list) and all(_is_place(item) for item in held):
+            return held
+    return []
+
+
+def _is_place(item: object) -> bool:
+    return (
+        isinstance(item, dict)
+        and isinstance(item.get("digest"), str)
+        and all(type(item.get(name)) is int and item[name] >= 0 for name in ("begin", "bytes"))
+    )
+
+
+def _mapped(place: _Place, length: int) -> memoryview:
+    """A piece of the file, which no worker can fill meanwhile. Raises `OSError` when one is still alive that could."""
+    descriptor = os.open(place.path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        # A worker holds its files exclusively as long as it lives. The mapping keeps our lock, and goes with the view.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_size < place.begin + length:
+            raise ValueError("the file is shorter than its note says")
+        page = place.begin - place.begin % mmap.ALLOCATIONGRANULARITY
+        mapping = mmap.mmap(
+            descriptor, place.begin - page + length, access=mmap.ACCESS_READ, offset=page
+        )
+    finally:
+        os.close(descriptor)
+    return memoryview(mapping)[place.begin - page :]
