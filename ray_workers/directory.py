@@ -16,7 +16,7 @@ from typing_extensions import Buffer
 
 from ray_workers.messages import StagedFile
 from ray_workers.rank_content import RankContent
-from ray_workers.store.errors import InvalidInputError
+from ray_workers.store.errors import InvalidInputError, MalformedObjectError
 from ray_workers.store.manifest import Manifest
 from ray_workers.store.shards import ShardEntry, data_start, parse_header
 
@@ -63,7 +63,12 @@ def write_files(manifest: Manifest, read: Callable[[ShardEntry], Buffer], folder
         table = {tensor.name: tensor for tensor in parse_header(shard, key=entry.key)}
         start = data_start(shard, key=entry.key)
         for file in (f for f in manifest.files if f.shard == index):
-            tensor = table[file.name]
+            tensor = table.get(file.name)
+            if tensor is None:
+                raise MalformedObjectError(
+                    f"{entry.key} does not hold {file.name!r:.200}, which the manifest says of it.",
+                    key=entry.key,
+                )
             target = folder / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(shard[start + tensor.offset :][: tensor.nbytes])
