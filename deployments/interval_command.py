@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from deployments.cli_options import json_option, print_json, storage_option
+from deployments.example_command import command
 from deployments.text_tables import pairs, printable
 from ray_workers.interval_account import account_of
 from ray_workers.interval_facts import read_history
@@ -14,17 +15,12 @@ from ray_workers.store.opening import open_root
 __all__ = ["interval_command"]
 
 
-@click.command("interval")
+@command("interval", "pawl interval digits", "pawl interval digits --json")
 @click.argument("run")
 @storage_option
 @json_option
 def interval_command(run: str, *, storage: str, as_json: bool) -> None:
-    r"""Explain the interval between saves of RUN: what was measured, how surely, and what follows.
-
-    \b
-    pawl interval digits
-    pawl interval digits --json
-    """
+    """Explain the interval between saves of RUN: what was measured, how surely, and what follows."""
     keys.check_run_name(run)
     account = account_of(read_history(open_root(storage, create=False).store, run))
     if as_json:
