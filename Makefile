@@ -74,7 +74,7 @@ test-fast: setup ## Run the tests that need no Ray, Prefect or server
 	    -m 'not s3 and not ray and not prefect and not fault and not slow and not benchmark and not gpu'
 
 .PHONY: test-all
-test-all: setup setup-s3 setup-prometheus ## Run every test, the full matrices among them
+test-all: setup setup-s3 setup-prometheus setup-browser ## Run every test, the full matrices among them
 	PAWL_REQUIRE_TIERS=$(TIERS) HYPOTHESIS_PROFILE=ci $(PYTEST) -m 'not benchmark'
 
 .PHONY: test-faults
