@@ -17,7 +17,6 @@ from tests.integration.without_training import (
     newest_flow_run,
     pawl_train,
 )
-from tests.support.real_folders import immutable
 
 pytestmark = pytest.mark.prefect
 
@@ -75,17 +74,6 @@ def test_bad_input_is_one_sentence_and_final(
 def objects() -> list[str]:
     """What the store holds of runs."""
     return sorted(str(path) for path in Path("store/runs").rglob("*"))
-
-
-def test_read_only_storage_is_refused_and_nothing_is_written(calls: Calls) -> None:
-    Path("store").mkdir()
-    with immutable(Path("store")):
-        result = pawl_train()
-    assert result.exit_code == 2, result.output
-    assert "Error: " in result.stderr
-    assert newest_flow_run().run_count == 1
-    assert list(Path("store").iterdir()) == []
-    assert calls == []
 
 
 @pytest.mark.parametrize(
