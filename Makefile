@@ -97,6 +97,10 @@ BENCH ?=
 bench: setup ## Measure stalls, uploads and restores beside the rivals, write docs/performance.md; never fails on a time
 	$(BIN)/python -m benchmarks --write docs/performance.md $(BENCH)
 
+.PHONY: bench-interval
+bench-interval: setup ## Play the rules for the interval between saves against each other; writes docs/interval.md
+	$(BIN)/python -m benchmarks.interval_run --write docs/interval.md $(BENCH)
+
 .PHONY: test-prefect
 test-prefect: setup setup-s3 ## Play Pawl under real Prefect and Ray: server, workers, clusters, nodes in network namespaces (root, iproute2)
 	$(BIN)/pytest tests/integration -m 'prefect and not benchmark'

@@ -28,6 +28,7 @@ EXIT_CODES = {
     3: "cancelled: a newer attempt owns the run, or a promotion was not approved",
     75: "may succeed when tried again",
     130: "interrupted",
+    143: "ended by SIGTERM",
 }
 
 _COMMANDS = {

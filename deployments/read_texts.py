@@ -89,6 +89,8 @@ def _note(entry: VersionEntry) -> str:
     told = [printable(f"tag {tag}") for tag in entry.tags]
     if entry.status != "live":
         told.append(entry.status)
+    if entry.facts is not None and entry.facts.interrupted:
+        told.append(printable(f"interrupted by {entry.facts.interrupted}", 60))
     if entry.reason is not None:
         told.append(printable(entry.reason, 300))
     return "; ".join(told)

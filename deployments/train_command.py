@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import click
 
@@ -20,6 +25,7 @@ __all__ = ["prepare_prefect", "train_command"]
 _START_LIMIT_S = "90"
 _CANCELLED = 3
 _INTERRUPTED = 130
+_TERMINATED = 143
 
 
 @command(
@@ -56,6 +62,13 @@ _INTERRUPTED = 130
 @click.option("--every-steps", type=int, help="Save every N steps.")
 @click.option("--every-epochs", type=int, help="Save at the end of every N epochs (default 1).")
 @click.option("--every-seconds", type=float, help="Save when N seconds have passed.")
+@click.option(
+    "--interval",
+    type=click.Choice(["auto", "fixed"]),
+    help="Also save at the interval of least waste (auto, default), or at thresholds alone (fixed).",
+)
+@click.option("--grace", type=float, help="Seconds for a last save when it is interrupted.")
+@click.option("--time-limit", type=float, help="Seconds after which the process must be over.")
 @click.option("--keep-last", type=int, help="Retention: keep the newest N versions.")
 @click.option(
     "--keep-every-steps", type=int, help="Retention: keep versions at multiples of N steps."
@@ -88,11 +101,27 @@ def train_command(
     parameters = _parameters(entrypoint, config, options)
     prepare_prefect()
     try:
-        code = _run_flow(parameters, retries=options["retries"])
-    except (KeyboardInterrupt, SystemExit):
+        with _sigterm_exits():
+            code = _run_flow(parameters, retries=options["retries"])
+    except (KeyboardInterrupt, SystemExit) as interruption:
         _say_how_to_resume()
-        raise SystemExit(_INTERRUPTED) from None
+        terminated = isinstance(interruption, SystemExit) and interruption.code == _TERMINATED
+        raise SystemExit(_TERMINATED if terminated else _INTERRUPTED) from None
     raise SystemExit(code)
+
+
+@contextlib.contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """When the flow is over Prefect gives SIGTERM to whom it belonged before; by default that ends us without a word."""
+
+    def leave(_: int, __: FrameType | None) -> NoReturn:
+        raise SystemExit(_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run_flow(parameters: dict[str, Any], *, retries: int | None) -> int:
@@ -102,6 +131,7 @@ def _run_flow(parameters: dict[str, Any], *, retries: int | None) -> int:
     from deployments.automations import TAG  # noqa: PLC0415 - as below
     from flows.train import train  # noqa: PLC0415 - takes seconds, and `pawl --help` must not
 
+    _start_prefects_server()
     chosen = train if retries is None else train.with_options(retries=retries)
     try:
         with tags(TAG):
@@ -157,6 +187,9 @@ def _parameters(entrypoint: str, config: dict[str, Any], options: dict[str, Any]
                     every_steps=options["every_steps"],
                     every_epochs=options["every_epochs"],
                     every_seconds=options["every_seconds"],
+                    interval=options["interval"],
+                    grace_seconds=options["grace"],
+                    time_limit_seconds=options["time_limit"],
                 )
             ),
             "validation": Validation(
@@ -231,6 +264,24 @@ def prepare_prefect() -> None:
     if home := os.environ.get("PREFECT_HOME"):
         # SQLite makes no folder, and its server says so only after its whole start limit.
         Path(home).mkdir(parents=True, exist_ok=True)
+
+
+def _start_prefects_server() -> None:
+    """Start the ephemeral server, if there is to be one, so that Ctrl-C at the terminal does not reach it.
+
+    A terminal sends SIGINT to all processes in front; the server must live to be told how the flow run ended. A process
+    inherits which signals the thread that starts it has blocked.
+    """
+    from prefect.client.orchestration import get_client  # noqa: PLC0415 - as above
+
+    def start() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        with contextlib.suppress(Exception), get_client(sync_client=True):
+            pass  # what is wrong with it the flow says, and better
+
+    thread = threading.Thread(target=start, name="pawl-prefect-start", daemon=True)
+    thread.start()
+    thread.join()
 
 
 def _check_fastapi() -> None:

@@ -6,6 +6,7 @@ The actor around it is `checkpoint_actor`. Everything here runs under one lock, 
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -142,6 +143,7 @@ class CheckpointManager:
 
     def _commit(self, step: int, reports: list[ShardReport]) -> VersionOutcome:
         reused = frozenset[str]().union(*(report.reused for report in reports))
+        begun = time.monotonic()
         try:
             manifest = _manifest_of(self._attempt, self._parent or self._resume_point(), reports)
             manifest = replace(manifest, environment={**manifest.environment, **self._drops()})
@@ -161,10 +163,19 @@ class CheckpointManager:
         self._last = Base(name=_name(done), shards=manifest.shards, reused=frozenset())
         self._parent = VersionRef(run=None, number=done.number, digest=done.manifest)
         self._dropped_in_a_row = 0
-        self._tell(
-            "committed", _sentence(done, manifest, reports), **_facts(done, manifest, reports)
+        persist_s = max(r.took_s for r in reports) + time.monotonic() - begun
+        facts = {**_facts(done, manifest, reports), "persist_s": persist_s}
+        self._tell("committed", _sentence(done, manifest, reports), **facts)
+        return self._settle(
+            VersionOutcome(
+                step=step,
+                number=done.number,
+                stop=self._stop,
+                persist_s=persist_s,
+                stall_s=max(r.staged.staged_s for r in reports),
+                bytes=done.bytes,
+            )
         )
-        return self._settle(VersionOutcome(step=step, number=done.number, stop=self._stop))
 
     def _base_of(self, reused: frozenset[str]) -> Base | None:
         """The version that holds all that is not sent again: this attempt's last, or the one that it resumed from.
@@ -261,9 +272,10 @@ def _manifest_of(
         ),
         shards=tuple(entry for report in reports for entry in report.entries),
         durations={
-            **lead.state.startup,
+            **lead.state.timings,
             "staging_s": max(r.staged.staged_s for r in reports),
             "upload_s": max(r.upload_s for r in reports),
+            "durable_s": max(r.took_s for r in reports),
         },
     )
 
@@ -285,6 +297,7 @@ def _facts(
     done: CommittedVersion, manifest: Manifest, reports: list[ShardReport]
 ) -> dict[str, Any]:
     return {
+        "interval_s": reports[0].staged.state.timings.get("interval_s"),
         "number": done.number,
         "manifest": done.manifest,
         "step": done.step,

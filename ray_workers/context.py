@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ray_workers.interval_controller import IntervalPlan
 from ray_workers.messages import ResumePoint
 from ray_workers.pipeline import SavePipeline
 from ray_workers.policies.save_interval import SaveThresholds
@@ -43,6 +44,8 @@ class TrainingContext:
     announcer: Announcer | None = None
     on_changed_workers: str = "refuse"
     """`refuse`, or `reshard`: what to do with a version that another number of workers saved."""
+    interval: IntervalPlan | None = None
+    """What the interval between saves is chosen from; None: the thresholds alone count."""
     required: str = "sound"
     policy: SoundnessPolicy = field(default_factory=SoundnessPolicy)
     staging: StagingFolder | None = None

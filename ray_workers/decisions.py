@@ -12,7 +12,7 @@ from ray_workers.store.errors import InternalError
 
 __all__ = ["BroadcastChannel", "Decision", "DecisionChannel", "LoneRank", "open_channel"]
 
-_STOPS = (None, "fence_lost", "budget_spent", "stopped")
+_STOPS = (None, "fence_lost", "budget_spent", "interrupted", "stopped")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,8 @@ class Decision:
     """The step after which all ranks agree again."""
     save: bool = False
     stop: str | None = None
+    grace_s: float = 0.0
+    """Seconds that an interrupted attempt waits for its last version."""
     announce: int | None = None
     """A version that was committed since the last agreement."""
 
@@ -61,15 +63,20 @@ class BroadcastChannel:
         self._group = dist.new_group(backend="gloo")
 
     def agree(self, decision: Decision | None) -> Decision:
-        message = torch.zeros(4, dtype=torch.int64)
+        message = torch.zeros(5, dtype=torch.int64)
         if decision is not None:
             stop = _STOPS.index(decision.stop) if decision.stop in _STOPS else len(_STOPS) - 1
             fields = [decision.next_step, int(decision.save), stop, decision.announce or 0]
+            fields.append(int(1000 * decision.grace_s))
             message = torch.tensor(fields, dtype=torch.int64)
         dist.broadcast(message, src=0, group=self._group)
-        next_step, save, stop, announce = (int(value) for value in message)
+        next_step, save, stop, announce, grace_ms = (int(value) for value in message)
         return Decision(
-            next_step=next_step, save=bool(save), stop=_STOPS[stop], announce=announce or None
+            next_step=next_step,
+            save=bool(save),
+            stop=_STOPS[stop],
+            announce=announce or None,
+            grace_s=grace_ms / 1000,
         )
 
     def any_failed(self, problem: str | None) -> str | None:

@@ -16,7 +16,7 @@ from ray_workers.context import TrainingContext, set_context
 from ray_workers.drill_notes import DrillEnded, DrillNotes
 from ray_workers.entrypoints import TrainLoop, load_entrypoint
 from ray_workers.environment import changes
-from ray_workers.messages import ResumePoint, StagedShard
+from ray_workers.messages import ResumePoint, StagedShard, StopRequest
 from ray_workers.pipeline import PendingSave
 from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.store.errors import InternalError, TrainingFailedError
@@ -55,8 +55,8 @@ class NothingIsStored:
     def decline(self, step: int, rank: int, reason: str) -> None:
         del step, rank, reason
 
-    def stop_reason(self) -> str | None:
-        return "stopped"
+    def stop_request(self) -> StopRequest | None:
+        return StopRequest(reason="stopped")
 
     def close(self) -> None:
         pass

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from ray_workers.store.manifest import DROPPED_REASON, DROPPED_SAVES
+from ray_workers.store.manifest_parts import INTERRUPTED
 
 __all__ = ["changes", "describe_environment", "differences", "started_as", "warn_about_changes"]
 
@@ -47,7 +48,14 @@ def started_as(entrypoint: str, cpus: float, gpus: float) -> dict[str, str]:
     }
 
 
-_NO_CONDITIONS = {"pawl", "code", DROPPED_SAVES, DROPPED_REASON, *started_as("", 0, 0)}
+_NO_CONDITIONS = {
+    "pawl",
+    "code",
+    DROPPED_SAVES,
+    DROPPED_REASON,
+    INTERRUPTED,
+    *started_as("", 0, 0),
+}
 """They say where a version comes from; the bits do not hang on them."""
 
 

@@ -37,6 +37,10 @@ _MEASURED = {
 }  # fmt: skip
 
 
+_ENDINGS = {"ctrl-c": "Ctrl-C", "sigterm": "SIGTERM", "time limit": "time limit"}
+"""How the reason of an interrupted attempt begins, and what it is called."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interruption:
     """Between one attempt and the next."""
@@ -45,7 +49,8 @@ class Interruption:
     """The one that goes on."""
     before: int
     what: str
-    """What ended the attempt before: `exception`, `cancelled`, `preempted`, `crash`, `taken over` or `completed`."""
+    """What ended the attempt before: `exception`, `cancelled`, `Ctrl-C`, `SIGTERM`, `time limit`, `preempted`, `crash`,
+    `actor restarted` or `completed`."""
     detail: str | None
     host: str
     """Of the attempt before."""
@@ -102,14 +107,14 @@ def _what(before: AttemptRow, after: AttemptRow) -> str:
     reason = (before.reason or "").lower()
     if before.outcome == "completed":
         return "completed"
-    if "preempt" in reason:
+    if "preempt" in reason or reason.startswith("node draining"):
         return "preempted"
     if before.outcome == "failed":
         return "exception"
     if before.outcome in ("lost", None):
         again = (before.flow_run_id, before.run_count) == (after.flow_run_id, after.run_count)
         return "actor restarted" if again else "crash"
-    return "cancelled"
+    return next((what for word, what in _ENDINGS.items() if reason.startswith(word)), "cancelled")
 
 
 def _seconds(

@@ -7,19 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_workers.interval_facts import HALF_LIFE_HOURS, IntervalHistory
+from ray_workers.config import Saving
+from ray_workers.interval_facts import HALF_LIFE_HOURS, IntervalHistory, caps_of
 from ray_workers.policies.failure_rate import PRIOR, FailureRate
-from ray_workers.policies.interval import (
-    IntervalCaps,
-    IntervalDecision,
-    IntervalFacts,
-    decide_interval,
-)
+from ray_workers.policies.interval import IntervalDecision, IntervalFacts, decide_interval
 
 __all__ = ["IntervalAccount", "Measured", "account_of"]
-
-
-DEFAULT_CAPS = IntervalCaps(min_s=10.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +43,8 @@ class IntervalAccount:
     """None: no save was measured yet, so there is nothing to decide from."""
     range_s: tuple[float, float] | None
     """The interval at either end of the rate's 90 % bounds."""
+    in_force_s: float | None
+    """What training used for its newest version; None: it saves at thresholds alone, or an older Pawl made it."""
     workers: int
     rate: FailureRate
     failures: int
@@ -73,6 +68,7 @@ class IntervalAccount:
             "interval_s": None if decision is None else decision.seconds,
             "interval_range_s": None if self.range_s is None else list(self.range_s),
             "bound_by": None if decision is None else decision.bound_by,
+            "in_force_s": self.in_force_s,
             "workers": self.workers,
             "failures_per_worker_hour": {"mean": self.rate.mean, "low": low, "high": high},
             "mtbf_s": self.rate.mtbf_s(self.workers),
@@ -93,6 +89,7 @@ class IntervalAccount:
         """Name and value of everything, for people."""
         told = [
             ("interval", self._interval_text()),
+            ("in force", "thresholds alone" if self.in_force_s is None else _time(self.in_force_s)),
             ("failures", self._failures_text()),
             ("ended by", ", ".join(f"{cause} {n}" for cause, n in sorted(self.causes.items()))),
             ("a save costs", _measured(self.cost)),
@@ -127,11 +124,12 @@ class IntervalAccount:
         )
 
 
-def account_of(history: IntervalHistory, caps: IntervalCaps = DEFAULT_CAPS) -> IntervalAccount:
-    """What the run's history says under these caps."""
+def account_of(history: IntervalHistory, saving: Saving | None = None) -> IntervalAccount:
+    """What the run's history says under these caps (by default the default ones)."""
     rate = PRIOR.after(history.evidence, HALF_LIFE_HOURS)
     cost, persist = Measured.of(history.costs_s), Measured.of(history.persists_s)
     restart = Measured.of(history.restarts_s)
+    caps = caps_of(saving or Saving())
 
     def at(per_hour: float) -> IntervalDecision:
         facts = IntervalFacts(
@@ -150,6 +148,7 @@ def account_of(history: IntervalHistory, caps: IntervalCaps = DEFAULT_CAPS) -> I
         run=history.run,
         decision=at(rate.mean) if known else None,
         range_s=(at(high).seconds, at(low).seconds) if known else None,
+        in_force_s=history.intervals_s[-1] if history.intervals_s else None,
         workers=history.workers,
         rate=rate,
         failures=history.causes.get("infrastructure", 0),

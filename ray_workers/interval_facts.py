@@ -1,15 +1,19 @@
-"""What a run's own log and manifests say of saves and failures: the facts that an interval is chosen from. Reads only."""
+"""What a run's own log and manifests say of saves and failures: the facts that the interval is chosen from. Reads only."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
 from ray_workers.attempt_losses import attempt_losses
+from ray_workers.config import Saving
+from ray_workers.interval_controller import IntervalPlan
 from ray_workers.policies.failure_causes import cause_of_end
-from ray_workers.policies.failure_rate import Evidence
+from ray_workers.policies.failure_rate import PRIOR, Evidence
+from ray_workers.policies.interval import IntervalCaps
 from ray_workers.startup import PHASES
 from ray_workers.store.attempts import read_run
 from ray_workers.store.catalog import VersionCatalog, VersionEntry
@@ -20,13 +24,16 @@ from ray_workers.store.run_state import AttemptState, RunState
 __all__ = [
     "HALF_LIFE_HOURS",
     "IntervalHistory",
+    "caps_of",
     "history_of",
+    "plan_interval",
     "read_history",
 ]
 
 HALF_LIFE_HOURS = 14 * 24.0
 """Evidence this old counts half: clusters are repaired, moved and worn."""
 _NEWEST = 20
+_MEDIAN_OF = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +50,8 @@ class IntervalHistory:
     costs_s: tuple[float, ...] = ()
     """Of a save, as training felt it."""
     persists_s: tuple[float, ...] = ()
+    intervals_s: tuple[float, ...] = ()
+    """That were in force when a version was made."""
     restarts_s: tuple[float, ...] = ()
     """From a failure to the first new step, without the steps done again."""
     bytes: int = 0
@@ -93,12 +102,60 @@ def history_of(state: RunState, entries: Sequence[VersionEntry], now_s: float) -
         evidence=tuple(evidence),
         costs_s=_durations(known, "save_cost_s", "staging_s"),
         persists_s=_durations(known, "durable_s", "upload_s"),
+        intervals_s=_durations(known, "interval_s"),
         restarts_s=tuple(_restarts(known)),
         bytes=known[-1].version.bytes if known else 0,
         trained_s=sum(end - begin for begin, end in spans.values()),
         overhead=_overhead(known),
         lost_s=sum(loss.seconds or 0.0 for loss in losses.values()),
     )
+
+
+def caps_of(saving: Saving) -> IntervalCaps:
+    """Raises `InvalidInputError` when they leave no interval."""
+    mb, gb = saving.network_mb_per_second, saving.storage_gb_per_day
+    return IntervalCaps(
+        min_s=saving.min_interval_seconds,
+        max_s=saving.max_interval_seconds,
+        overhead=saving.overhead_budget,
+        network_bytes_s=None if mb is None else 1e6 * mb,
+        storage_bytes_day=None if gb is None else 1e9 * gb,
+    )
+
+
+def plan_interval(
+    history: IntervalHistory | None,
+    saving: Saving,
+    workers: int,
+    elsewhere: Iterable[Evidence] = (),
+) -> IntervalPlan | None:
+    """What an attempt starts with; None when the thresholds alone are to count.
+
+    Args:
+        history: of the run; None before it has any.
+        saving: what the user set.
+        workers: of this attempt.
+        elsewhere: failures of other runs on the same machines.
+    """
+    if saving.interval == "fixed":
+        return None
+    own = () if history is None else history.evidence
+    rate = PRIOR.after([*own, *elsewhere], HALF_LIFE_HOURS)
+    if history is None:
+        return IntervalPlan(caps=caps_of(saving), rate=rate, workers=workers)
+    return IntervalPlan(
+        caps=caps_of(saving),
+        rate=rate,
+        workers=workers,
+        cost_s=_recent(history.costs_s),
+        persist_s=_recent(history.persists_s),
+        restore_s=_recent(history.restarts_s) or 0.0,
+        bytes=history.bytes,
+    )
+
+
+def _recent(values: Sequence[float]) -> float | None:
+    return statistics.median(values[-_MEDIAN_OF:]) if values else None
 
 
 def _cause(state: RunState, attempt: AttemptState) -> str:

@@ -57,11 +57,15 @@ class LogCollector:
             if node not in self._asked:
                 self._asked[node] = agent.take_lines.remote()
 
-    def finish(self, agents: Mapping[str, Any]) -> None:
-        """The last lines, after the workers ended."""
+    def finish(self, agents: Mapping[str, Any], patience_s: float = _LAST_S) -> None:
+        """The last lines, after the workers ended; no agent is waited for longer than so many seconds."""
         self.collect({})
         calls = [*self._asked.values(), *(agent.take_lines.remote() for agent in agents.values())]
-        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=_LAST_S) if calls else ([], [])
+        ready, _ = (
+            ray.wait(calls, num_returns=len(calls), timeout=min(_LAST_S, patience_s))
+            if calls
+            else ([], [])
+        )
         for call in ready:
             self.tell(_answer(call))
 

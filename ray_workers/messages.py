@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray_workers.store.bodies import VersionName
@@ -12,6 +12,8 @@ from ray_workers.store.manifest import Curve, Progress
 from ray_workers.store.shards import ShardEntry
 
 __all__ = [
+    "DRAINING",
+    "TIME_LIMIT",
     "LogLine",
     "PawlEvent",
     "RankState",
@@ -20,8 +22,15 @@ __all__ = [
     "StagedFile",
     "StagedPart",
     "StagedShard",
+    "StopRequest",
     "VersionOutcome",
 ]
+
+
+TIME_LIMIT = "time limit"
+"""Cause of an interruption: this process has no time left, so nothing is tried again in it."""
+DRAINING = "node draining"
+"""Cause of an interruption: a node on which ranks train is about to go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +67,8 @@ class RankState:
     curve: Mapping[str, Curve] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     files: tuple[StagedFile, ...] = ()
-    startup: Mapping[str, float] = field(default_factory=dict)
-    """Seconds by phase of the attempt's start, from rank 0 (`startup.StartUp`)."""
+    timings: Mapping[str, float] = field(default_factory=dict)
+    """Seconds, from rank 0: of the attempt's start by phase (`startup.StartUp`), and what the interval is chosen from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +99,8 @@ class StagedShard:
     state: RankState
     staged_s: float
     """Seconds that training stood still for the copy."""
+    begun_at: float | None = None
+    """When the copy began, on this host's monotonic clock; its node agent reads the same one."""
     known: tuple[ShardEntry, ...] = ()
     """What is stored already and may be named instead of a part with the same bytes."""
 
@@ -110,10 +121,33 @@ class ShardReport:
     fence: int
     """Under which it was stored; a report under another fence than the coordinator's own is void."""
     upload_s: float
+    durable_s: float | None = None
+    """Seconds from the begin of the copy until the shard was durable; None: not measured."""
+
+    @property
+    def took_s(self) -> float:
+        """As much of that as is known."""
+        return self.upload_s if self.durable_s is None else self.durable_s
 
     @property
     def bytes_sent(self) -> int:
         return sum(entry.bytes for entry in self.entries if entry.key not in self.reused)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRequest:
+    """Why an attempt must end, as it travels from the driver to the ranks."""
+
+    reason: str
+    """`fence_lost`, `budget_spent`, `interrupted`; anything else ends it like a failure that can be retried."""
+    cause: str = ""
+    """Of an interruption, for people: `Ctrl-C`, `SIGTERM`, `TIME_LIMIT`, `DRAINING`."""
+    grace_s: float = 0.0
+    """Seconds that are left for a last version. Each hop counts them down by its own clock."""
+
+    def after(self, seconds: float) -> StopRequest:
+        """The same request, so much later."""
+        return replace(self, grace_s=max(0.0, self.grace_s - seconds))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +164,11 @@ class VersionOutcome:
     """What the save referred to may not be built on: the next one must send everything."""
     shards: tuple[ShardEntry, ...] = ()
     """This rank's, if there is a version and whoever tells knows them."""
+    persist_s: float | None = None
+    """Seconds from the begin of its copy to the commit, of the slowest rank; None: it was dropped."""
+    stall_s: float = 0.0
+    """Seconds that training stood still for it, of the slowest rank."""
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

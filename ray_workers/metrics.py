@@ -57,6 +57,10 @@ DEFINITIONS = {
         ),
         Definition(name="pawl_save_interval_seconds", kind="gauge", told="Between the last two commits."),
         Definition(
+            name="pawl_chosen_interval_seconds", kind="gauge",
+            told="The interval of least expected waste, as chosen for now.",
+        ),
+        Definition(
             name="pawl_stall_seconds", kind="histogram", told="Training stood still for a save.",
             buckets=_SECONDS,
         ),
@@ -137,6 +141,8 @@ class RunMetrics:
         self._to.observe("pawl_stall_seconds", float(facts["staging_s"]), self._labels)
         at = datetime.fromisoformat(event.at).timestamp()
         self._newest("committed", int(facts["step"]), at)
+        if facts.get("interval_s") is not None:
+            self._to.set("pawl_chosen_interval_seconds", float(facts["interval_s"]), self._labels)
         if self._last_commit is not None:
             self._to.set("pawl_save_interval_seconds", at - self._last_commit, self._labels)
         self._last_commit = at

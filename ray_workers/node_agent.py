@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from ray_workers.log_collecting import LineBox
-from ray_workers.messages import LogLine, ShardReport, StagedShard, VersionOutcome
+from ray_workers.messages import LogLine, ShardReport, StagedShard, StopRequest, VersionOutcome
 from ray_workers.metrics import RunMetrics
 from ray_workers.pipeline import store_and_report
 from ray_workers.ray_metrics import RayInstruments
@@ -52,7 +53,7 @@ class Coordinator:
 
     actor: Any
     fence: int
-    stop: str | None = None
+    stop: StopRequest | None = None
 
 
 @ray.remote(  # type: ignore[call-overload] # Ray's stubs lack concurrency_groups
@@ -64,12 +65,23 @@ class NodeAgent:
         root = config.target.open()
         self._staging = config.staging
         self._attached: Coordinator | None = None
+        self._attached_at = 0.0
         self._known = threading.Event()
         self._uploader = Uploader(root.store, config.run, tries=config.upload_tries)
         self._staging.remove_abandoned(_ABANDONED_S, epoch_seconds())
         self._lines = LineBox()
         self._metrics = RunMetrics(RayInstruments(), config.run)
         self._node = socket.gethostname()
+        self._ranks: set[int] = set()
+
+    @ray.method(concurrency_group="control")
+    def arrive(self, rank: int) -> None:
+        """A rank begins to train beside this agent."""
+        self._ranks.add(rank)
+
+    @ray.method(concurrency_group="control")
+    def ranks(self) -> list[int]:
+        return sorted(self._ranks)
 
     @ray.method(concurrency_group="control")
     def put_lines(self, lines: list[LogLine]) -> None:
@@ -83,12 +95,14 @@ class NodeAgent:
     @ray.method(concurrency_group="control")
     def attach(self, coordinator: Coordinator) -> None:
         """Serve this coordinator from now on; the driver calls it again and again, so a restarted agent learns too."""
-        self._attached = coordinator
+        self._attached, self._attached_at = coordinator, time.monotonic()
         self._known.set()
 
     @ray.method(concurrency_group="control")
-    def stop_reason(self) -> str | None:
-        return self._attached.stop if self._attached is not None else None
+    def stop_request(self) -> StopRequest | None:
+        """Why the attempt must end, with the grace that is left by now."""
+        stop = None if self._attached is None else self._attached.stop
+        return None if stop is None else stop.after(time.monotonic() - self._attached_at)
 
     @ray.method(concurrency_group="control")
     def allocate(self, rank: int, count: int, size: int) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from ray_workers.checkpoint_manager import CheckpointManager
-from ray_workers.messages import StagedShard, VersionOutcome
+from ray_workers.messages import StagedShard, StopRequest, VersionOutcome
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.errors import PawlError
 from ray_workers.uploader import Uploader, lower_priority
@@ -41,7 +41,7 @@ class SavePipeline(Protocol):
     def decline(self, step: int, rank: int, reason: str) -> None:
         """This rank has no shard for `step`: the version is dropped. Returns at once."""
 
-    def stop_reason(self) -> str | None:
+    def stop_request(self) -> StopRequest | None:
         """Why the attempt must end, as far as is known here; None: go on. Never blocks."""
 
     def close(self) -> None:
@@ -94,8 +94,9 @@ class InProcessPipeline:
     def decline(self, step: int, rank: int, reason: str) -> None:
         self._manager.give_up(step, f"rank {rank}: {reason}")
 
-    def stop_reason(self) -> str | None:
-        return self._manager.stop_reason
+    def stop_request(self) -> StopRequest | None:
+        reason = self._manager.stop_reason
+        return None if reason is None else StopRequest(reason=reason)
 
     def close(self, *, keep: bool = False) -> None:
         """As the protocol says; `keep`: leave the staging files to the next attempt."""

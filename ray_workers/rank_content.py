@@ -27,7 +27,7 @@ class RankContent:
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: Mapping[str, Curve] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
-    startup: Mapping[str, float] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
     files: tuple[StagedFile, ...] = ()
     payload: str = "state"
     steady: AbstractSet[str] = frozenset()
@@ -69,5 +69,5 @@ def rank_state(content: RankContent) -> RankState:
         curve=content.curve,
         environment=content.environment,
         files=content.files,
-        startup=content.startup,
+        timings=content.timings,
     )

@@ -15,9 +15,10 @@ from ray.exceptions import AuthenticationError
 
 import ray_workers
 from ray_workers.config import Scaling
+from ray_workers.store.clock import epoch_seconds
 from ray_workers.store.errors import InvalidInputError
 
-__all__ = ["NAMESPACE", "ray_cluster", "shipped_code"]
+__all__ = ["NAMESPACE", "draining_nodes", "ray_cluster", "shipped_code"]
 
 NAMESPACE = "pawl"
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
@@ -52,6 +53,19 @@ def ray_cluster(scaling: Scaling, code_dir: Path) -> Iterator[None]:
     finally:
         with _handlers_kept():
             ray.shutdown()
+
+
+def draining_nodes() -> dict[str, float | None]:
+    """Nodes that Ray is about to lose (drained, preempted, told SIGTERM), with the seconds left; None: not known.
+
+    What Ray Train's own watcher reads: Ray has no public call for it. When it cannot be read nothing is draining.
+    """
+    try:
+        found = ray._private.state.state.get_draining_nodes()  # noqa: SLF001
+        now = epoch_seconds()
+        return {node: int(at) / 1000 - now if at else None for node, at in found.items()}
+    except Exception:  # noqa: BLE001 - of a private call anything may come
+        return {}
 
 
 def _connect(scaling: Scaling, code_dir: Path) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from ray_workers.messages import StagedShard, VersionOutcome
+from ray_workers.messages import StagedShard, StopRequest, VersionOutcome
 
 __all__ = ["RayPipeline"]
 
 _RESUBMITS = 60
 _RESUBMIT_PAUSE_S = 1.0
 _STOP_POLL_S = 1.0
+_STOP_TIMEOUT_S = 10.0
 _ALLOCATE_TIMEOUT_S = 60.0
 
 
@@ -22,9 +24,7 @@ class RayPipeline:
     def __init__(self, agent: Any, rank: int) -> None:
         self._agent = agent
         self._rank = rank
-        self._stop: str | None = None
-        self._stop_asked: Any | None = None
-        self._stop_heard = 0.0
+        self._listener: _StopListener | None = None
 
     def allocate(self, rank: int, *, count: int, size: int) -> list[str]:
         deadline = time.monotonic() + _ALLOCATE_TIMEOUT_S
@@ -46,23 +46,43 @@ class RayPipeline:
     def decline(self, step: int, rank: int, reason: str) -> None:
         self._agent.decline.remote(step, f"rank {rank}: {reason}")
 
-    def stop_reason(self) -> str | None:
-        if self._stop_asked is None and time.monotonic() - self._stop_heard > _STOP_POLL_S:
-            self._stop_asked = self._agent.stop_reason.remote()
-        if self._stop_asked is not None and ray.wait([self._stop_asked], timeout=0)[0]:
-            self._stop = self._answered(self._stop_asked)
-            self._stop_asked, self._stop_heard = None, time.monotonic()
-        return self._stop
+    def stop_request(self) -> StopRequest | None:
+        if self._listener is None:  # rank 0 alone asks
+            self._listener = _StopListener(self._agent)
+        return self._listener.heard()
 
     def close(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
         self._agent.release.remote(self._rank)
 
-    def _answered(self, ref: Any) -> str | None:
-        try:
-            reason: str | None = ray.get(ref)
-        except RayActorError:
-            return self._stop  # the agent is being restarted; the next answer will tell
-        return reason
+
+class _StopListener:
+    """Asks the agent every second, on a thread of its own: with slow steps an answer must be there when one ends."""
+
+    def __init__(self, agent: Any) -> None:
+        self._agent = agent
+        self._request: StopRequest | None = None
+        self._heard_at = 0.0
+        self._closed = threading.Event()
+        threading.Thread(target=self._listen, name="pawl-stop-listener", daemon=True).start()
+
+    def heard(self) -> StopRequest | None:
+        request = self._request
+        return None if request is None else request.after(time.monotonic() - self._heard_at)
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _listen(self) -> None:
+        while not self._closed.wait(_STOP_POLL_S):
+            try:
+                request = ray.get(self._agent.stop_request.remote(), timeout=_STOP_TIMEOUT_S)
+            except RayError:
+                continue  # the agent is busy or being restarted; the next answer will tell
+            if request is not None:
+                self._heard_at = time.monotonic()
+                self._request = request
 
 
 class _AgentPending:

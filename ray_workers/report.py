@@ -37,6 +37,8 @@ class VersionRow:
     tags: tuple[str, ...] = ()
     status: str = "live"
     """`live`, `retired`, `condemned`, `swept`, or `abandoned` by a rollback."""
+    interrupted: str | None = None
+    """What asked its attempt to end, when it was saved for that."""
     duration_s: float | None = None
     """From the start of the save to the commit."""
     throughput_bytes_s: float | None = None

@@ -85,6 +85,7 @@ def _version_row(entry: VersionEntry) -> VersionRow:
         world_size=0 if facts is None else facts.world_size,
         tags=entry.tags,
         status=entry.status,
+        interrupted=None if facts is None else facts.interrupted,
         duration_s=sum(known.values()) if known else None,
         throughput_bytes_s=version.bytes / upload if upload else None,
         startup={name: durations[name] for name in PHASES if name in durations},

@@ -43,6 +43,7 @@ class _Flight:
     copy: StateCopy | None = None
     pending: PendingSave | None = None
     declined: bool = False
+    begun_at: float = field(default_factory=time.monotonic)
     stood_still_s: float = 0.0
     """Seconds that training waited for this copy so far."""
     waiting_since: float | None = None
@@ -77,6 +78,11 @@ class Saver:
     @property
     def in_flight(self) -> bool:
         return bool(self._flights)
+
+    @property
+    def flights(self) -> int:
+        """How many saves are open."""
+        return len(self._flights)
 
     @property
     def restless(self) -> AbstractSet[str]:
@@ -178,6 +184,7 @@ class Saver:
                 state=rank_state(content),
                 staged_s=_stood_still(flight),
                 known=flight.offer.known,
+                begun_at=flight.begun_at,
             )
             flight.pending = self._pipeline.submit(staged)
         except (PawlError, OSError) as error:

@@ -10,7 +10,6 @@ Every rank opens one session and makes the same calls in the same order, as with
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -22,15 +21,14 @@ from ray_workers import rng
 from ray_workers.context import TrainingContext, current_context
 from ray_workers.data_exactness import announce_loader
 from ray_workers.data_position import DataPosition
+from ray_workers.deciding import Decider
 from ray_workers.decisions import Decision, open_channel
 from ray_workers.directory import pack_directory, unpack_directory
 from ray_workers.drill_notes import DrillEnded
 from ray_workers.environment import describe_environment, warn_about_changes
 from ray_workers.falling_back import next_point
 from ray_workers.loss_probe import PROBE_METRIC, Probe, measure, measure_twice
-from ray_workers.messages import ResumePoint, VersionOutcome
-from ray_workers.policies.agreement import AgreementPace
-from ray_workers.policies.save_interval import SaveFacts
+from ray_workers.messages import ResumePoint
 from ray_workers.rank_content import RankContent
 from ray_workers.restoring import (
     SHARED,
@@ -47,6 +45,7 @@ from ray_workers.state_tree import split
 from ray_workers.stopping import stop_error
 from ray_workers.store.errors import DamageError, InvalidInputError, ObjectNotFoundError
 from ray_workers.store.manifest import Manifest, Progress
+from ray_workers.store.manifest_parts import INTERRUPTED
 from ray_workers.store.opening import StorageTarget
 from ray_workers.training_state import TrainingParts, capture, frozen_paths, restore, steady_paths
 
@@ -79,22 +78,24 @@ class CheckpointSession:
             buffers=context.buffers,
             full_every=context.full_every,
         )
-        self._pace = AgreementPace()
         self._rng_state: dict[str, Any] | None = None
         self._epochs_wanted: int | None = None
         self._restored_directory: Path | None = None
         self._probed: tuple[float, ...] = ()
         self.step = 0
         """Optimizer steps done since the run began."""
-        self._committed_step = -1
+        self._restored_step = -1
         self._startup = StartUp(context.launched_at)
         self._restore()
-        self._saved_step, self._saved_epoch = self.step, self.epoch
-        self._saved_at = self._started = time.monotonic()
+        self._books = Decider(
+            context,
+            self._saver,
+            step=self.step,
+            epoch=self.epoch,
+            committed_step=self._restored_step,
+        )
         self._first_step = self.step
         self._next_agreement = self.step + 1
-        self._news: int | None = None
-        self._stop: str | None = None
         # For every optimizer of the process: one that was not handed over may hold the same parameters.
         self._step_hook = register_optimizer_step_pre_hook(self._before_step)
 
@@ -194,9 +195,11 @@ class CheckpointSession:
         Raises:
             FenceLostError: a newer attempt owns the run.
             FailureBudgetSpentError: too many saves failed in a row.
+            AttemptInterruptedError: a signal or a time limit ends the attempt; what could be saved in time is saved.
         """
         self.step += 1
         self._startup.stepped()
+        self._books.stepped()
         self._series.append(self.step, metrics)
         if self.step >= self._next_agreement:
             self._agree()
@@ -222,13 +225,14 @@ class CheckpointSession:
             )
         self.step += 1
         self._startup.stepped()
+        self._books.stepped()
         self._series.append(self.step, metrics)
         wanted = checkpoint is not None
-        self._hear(self._saver.wait(_FINAL_PATIENCE_S) if wanted else self._saver.collect())
-        decision = self._channel.agree(self._decision(save=wanted))
+        self._books.hear(self._saver.wait(_FINAL_PATIENCE_S) if wanted else self._saver.collect())
+        decision = self._channel.agree(self._books.decision(self.step, save=wanted, last=wanted))
         content = None
         if decision.save:
-            self._hear(self._saver.wait(_FINAL_PATIENCE_S))
+            self._books.hear(self._saver.wait(_FINAL_PATIENCE_S))
             content = pack_directory(checkpoint, rank=self.rank, metrics=self._series.latest())
         elif wanted and decision.stop is None:
             raise InvalidInputError(
@@ -240,71 +244,56 @@ class CheckpointSession:
 
     def _agree(self) -> None:
         """All ranks are here at the same step; rank 0 says what happens."""
-        self._hear(self._saver.collect())
-        if self.step == self._saved_step:
-            self._saved_epoch = self.epoch  # an epoch's end is saved with its last step
-        self._act(self._channel.agree(self._decision(save=self._due())))
+        self._books.hear(self._saver.collect())
+        books = self._books
+        if self.step == books.saved_step:
+            books.saved_epoch = self.epoch  # an epoch's end is saved with its last step
+        last = self._parts is not None and self.step > books.saved_step
+        self._act(self._channel.agree(books.decision(self.step, save=self._due(), last=last)))
 
     def _due(self) -> bool:
         if self._epochs_wanted == self.epoch + 1 and self._position.at_last_batch():
             return False  # the final save is due at once, and says that the run is finished
-        facts = SaveFacts(
-            step=self.step,
-            epoch=self.epoch,
-            seconds=time.monotonic() - self._saved_at,
-            last_step=self._saved_step,
-            last_epoch=self._saved_epoch,
-        )
-        return not self._saver.in_flight and self._context.thresholds.due(facts) is not None
-
-    def _decision(self, *, save: bool) -> Decision | None:
-        if self.rank != 0:
-            return None
-        news, self._news = self._news, None
-        stop = self._stop or self._context.pipeline.stop_reason()
-        return Decision(
-            next_step=self._next_step(), save=save and stop is None, stop=stop, announce=news
-        )
-
-    def _next_step(self) -> int:
-        done = self.step - self._first_step
-        step_s = (time.monotonic() - self._started) / done if done else 0.0
-        paced = self.step + self._pace.steps_between(step_s)
-        multiple = self._context.thresholds.next_multiple(self.step)
-        return paced if multiple is None else min(paced, multiple)
+        return self._books.due(self.step, self.epoch)
 
     def _act(self, decision: Decision, content: RankContent | None = None) -> None:
         self._next_agreement = decision.next_step
         if decision.announce is not None and self._context.announcer is not None:
             self._context.announcer.announce(decision.announce, self.step, self._series.latest())
-        if decision.stop is not None:
-            self._end(decision.stop)
         if decision.save:
+            if decision.stop is not None and self._saver.flights >= self._context.buffers:
+                self._books.hear(
+                    self._saver.wait(decision.grace_s)
+                )  # now it is worth waiting for room
             self._saver.stage(content or self._content(), self._progress())
-            self._saved_step, self._saved_epoch = self.step, self.epoch
-            self._saved_at = time.monotonic()
+            self._books.staged(self.step, self.epoch)
+        if decision.stop is not None:
+            self._end(decision)
 
-    def _hear(self, outcomes: list[VersionOutcome]) -> None:
-        for outcome in outcomes:
-            self._stop = self._stop or outcome.stop
-            if outcome.number is not None:
-                self._committed_step = max(self._committed_step, outcome.step)
-                self._news = outcome.number
-
-    def _end(self, stop: str) -> None:
+    def _end(self, decision: Decision) -> None:
+        """All ranks leave the loop here; interrupted ones when they know what became of their last saves."""
         if self._context.drill:
             done, metrics = self.step - self._first_step, self._series.latest()
             raise DrillEnded(done, metrics, self._startup.seconds(), self._probed)
-        raise stop_error(stop, run=self._context.run, step=self.step, patience_s=_FINAL_PATIENCE_S)
+        if decision.stop == "interrupted":
+            self._books.hear(self._saver.wait(decision.grace_s))
+        raise stop_error(
+            self._books.stop or decision.stop or "stopped",
+            run=self._context.run,
+            step=self.step,
+            committed_step=self._books.committed_step,
+        )
 
     def _finish(self) -> None:
         """Make the final state a version, and return only when that is known."""
         while True:
-            self._hear(self._saver.wait(_FINAL_PATIENCE_S))
+            self._books.hear(self._saver.wait(_FINAL_PATIENCE_S))
             if self._saver.in_flight:
-                self._stop = "stopped"  # a store this slow must not end as a silent success
-            wanted = self.step > self._committed_step and self._parts is not None
-            decision = self._channel.agree(self._decision(save=wanted))
+                self._books.stop = "stopped"  # a store this slow must not end as a silent success
+            wanted = self.step > self._books.committed_step and self._parts is not None
+            decision = self._channel.agree(
+                self._books.decision(self.step, save=wanted, last=wanted)
+            )
             self._act(decision)
             if not decision.save:
                 break
@@ -342,9 +331,14 @@ class CheckpointSession:
             plain=shared.plain if lead else None,
             metrics={**self._series.latest(), **probed} if lead else {},
             curve=self._series.curves() if lead else {},
-            environment={**describe_environment(), **self._context.started_as} if lead else {},
-            startup=self._startup.seconds() if lead else {},
+            environment=self._environment() if lead else {},
+            timings={**self._startup.seconds(), **self._books.pace} if lead else {},
         )
+
+    def _environment(self) -> dict[str, str]:
+        cause = self._books.interrupted_by
+        interrupted = {} if cause is None else {INTERRUPTED: cause}
+        return {**describe_environment(), **self._context.started_as, **interrupted}
 
     def _restore(self) -> None:
         """Every rank restores the same version, or all of them leave it together."""
@@ -377,7 +371,7 @@ class CheckpointSession:
         cache.tell(manifest)
         self.step = manifest.progress.step
         self._position.epoch = manifest.progress.epoch
-        self._committed_step = -1 if point.foreign else self.step
+        self._restored_step = -1 if point.foreign else self.step
         if not point.foreign:
             self._saver.resumed(manifest)
         if self.rank == 0:

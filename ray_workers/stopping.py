@@ -1,8 +1,9 @@
-"""Why a session stops before its loop is done, as the error that ends the loop."""
+"""The errors with which a training loop is left when its attempt must end."""
 
 from __future__ import annotations
 
 from ray_workers.store.errors import (
+    AttemptInterruptedError,
     FailureBudgetSpentError,
     FenceLostError,
     PawlError,
@@ -12,14 +13,14 @@ from ray_workers.store.errors import (
 __all__ = ["stop_error"]
 
 
-def stop_error(stop: str, *, run: str, step: int, patience_s: float) -> PawlError:
-    """The error for the stop reason that all ranks agreed on.
+def stop_error(stop: str, *, run: str, step: int, committed_step: int) -> PawlError:
+    """What every rank raises at `step`, where all have agreed to end.
 
     Args:
-        stop: `fence_lost`, `budget_spent`, or anything else for a stop that was asked for.
+        stop: the reason, as in `messages.StopRequest`.
         run: the run's name.
-        step: where training stands.
-        patience_s: how long the last save was waited for.
+        step: steps done.
+        committed_step: the step of the newest version that this rank knows of; -1: none.
     """
     if stop == "fence_lost":
         return FenceLostError(
@@ -30,7 +31,14 @@ def stop_error(stop: str, *, run: str, step: int, patience_s: float) -> PawlErro
             f"Run {run!r} stops at step {step}: more saves in a row failed than the failure budget allows. The "
             "versions committed before are untouched; a retry resumes from them."
         )
+    if stop == "interrupted":
+        kept = f"step {committed_step} is kept" if committed_step >= 0 else "nothing was saved yet"
+        return AttemptInterruptedError(
+            f"Run {run!r} was interrupted at step {step}; {kept}. A retry resumes from its newest version.",
+            step=step,
+            committed_step=committed_step,
+        )
     return RetryableError(
-        f"Run {run!r} stops at step {step}: it was asked to, or its last save had no answer for "
-        f"{patience_s:.0f} s. A retry resumes from its newest version."
+        f"Run {run!r} stops at step {step}: it was asked to, or its last save had no answer in time. A retry resumes "
+        "from its newest version."
     )

@@ -24,10 +24,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_workers.checkpoint_actor import CheckpointActor, actor_name
 from ray_workers.checkpoint_manager import AttemptIdentity
+from ray_workers.interruption_watch import InterruptionWatch, TimeLimit
 from ray_workers.log_collecting import LogCollector
-from ray_workers.messages import PawlEvent
+from ray_workers.messages import PawlEvent, StopRequest
 from ray_workers.node_agent import AgentConfig, Coordinator, NodeAgent, agent_name
 from ray_workers.policies.soundness import SoundnessPolicy
+from ray_workers.ray_cluster import draining_nodes
 from ray_workers.store.attempts import resumed_from, start_incarnation
 from ray_workers.store.clock import utc_now
 from ray_workers.store.errors import ConflictError, PawlError
@@ -40,6 +42,8 @@ __all__ = ["Supervision", "Supervisor"]
 
 _POLL_S = 0.5
 _CALL_TIMEOUT_S = 30.0
+_INTERRUPTED_TIMEOUT_S = 2.0
+"""The same for an attempt that must end within a grace period."""
 _FENCE_CHECK_S = 5.0
 _VALIDATOR_TRIES = 3
 
@@ -55,6 +59,7 @@ class Supervision:
     hot_restore: bool
     """Leave the staging files of an attempt that fails to the next one."""
     on_event: Callable[[PawlEvent], None]
+    limit: TimeLimit | None = None
 
 
 @dataclass(slots=True)
@@ -79,10 +84,16 @@ class Supervisor:
         self._actor: Any = None
         self._agents: dict[str, Any] = {}
         self._stop: str | None = None
+        self._interruption: StopRequest | None = None
+        self._interrupted_at = 0.0
+        self._watch = InterruptionWatch(
+            limit=task.limit, draining=draining_nodes, has_ranks=_has_ranks
+        )
         self._validation = _Validation()
         self._log_lines = LogCollector(task.on_event)
         self._fence_checked = time.monotonic()
         self._done = threading.Event()
+        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
@@ -93,6 +104,23 @@ class Supervisor:
     @property
     def stop_reason(self) -> str | None:
         return self._stop
+
+    @property
+    def interruption(self) -> StopRequest | None:
+        """What asked for the end, with the grace that is left by now; None: nothing did."""
+        asked = self._interruption
+        return None if asked is None else asked.after(time.monotonic() - self._interrupted_at)
+
+    def interrupt(self, request: StopRequest) -> None:
+        """Let the workers end at their next step, with a last version if it fits into the grace. From any thread.
+
+        The first request stands. It is passed on here at once: this object's own thread may be waiting for a store.
+        """
+        if self._interruption is None:
+            self._interrupted_at = time.monotonic()
+            self._interruption = request
+            self._attach(list(self._agents.values()))
+            self._wake.set()
 
     def __enter__(self) -> Self:
         self._start_actor()
@@ -106,12 +134,14 @@ class Supervisor:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._done.set()
+        self._wake.set()
         if self._thread is not None:
-            self._thread.join(_CALL_TIMEOUT_S)
+            self._thread.join(self._patience_s)
         self._drain()
-        self._log_lines.finish(self._agents)
+        self._log_lines.finish(self._agents, self._patience_s)
         # What failed will be tried again, and comes back from this memory; what was ended by a person will not.
-        if not (self._task.hot_restore and kind is not None and issubclass(kind, Exception)):
+        failed = kind is not None and issubclass(kind, Exception) and self.interruption is None
+        if not (self._task.hot_restore and failed):
             for agent in self._agents.values():
                 agent.release.remote(None)
         for actor in (self._actor, self._validation.actor):
@@ -119,6 +149,10 @@ class Supervisor:
                 ray.kill(actor)
         for agent in self._agents.values():
             ray.kill(agent)
+
+    @property
+    def _patience_s(self) -> float:
+        return _CALL_TIMEOUT_S if self._interruption is None else _INTERRUPTED_TIMEOUT_S
 
     def settle(self, timeout_s: float) -> None:
         """After the workers ended: let a version whose shards are on their way become one, and be told of."""
@@ -137,10 +171,17 @@ class Supervisor:
             time.sleep(0.05)  # the supervisor thread does the work
 
     def _run(self) -> None:
-        while not self._done.wait(_POLL_S):
+        told = False
+        while not self._done.is_set():
+            self._wake.wait(_POLL_S)
+            self._wake.clear()
+            if self._interruption is not None and not told:
+                told = True
+                self._tell_interruption(self._interruption)
             try:
                 self._drain()
                 self._watch_agents()
+                self._watch_for_interruptions()
                 self._log_lines.collect(self._agents)
                 self._check_fence()
                 self._drive_validation()
@@ -159,7 +200,7 @@ class Supervisor:
 
     def _drain(self) -> None:
         try:
-            events, stop = ray.get(self._actor.drain_events.remote(), timeout=_CALL_TIMEOUT_S)
+            events, stop = ray.get(self._actor.drain_events.remote(), timeout=self._patience_s)
         except (GetTimeoutError, ActorUnavailableError):
             return
         except RayActorError as error:
@@ -170,6 +211,7 @@ class Supervisor:
             self._task.on_event(event)
             if event.kind == "committed":
                 self._validation.wanted = True
+                self._watch.committed(event)
         self._stop = self._stop or stop
 
     def _replace_actor(self, error: Exception) -> None:
@@ -216,14 +258,18 @@ class Supervisor:
     # --- node agents -------------------------------------------------------------------------------------------------
 
     def _watch_agents(self) -> None:
-        link = Coordinator(actor=self._actor, fence=self._attempt.fence, stop=self._stop)
         for node in ray.nodes():  # type: ignore[no-untyped-call]
             node_id = node["NodeID"]
             if not node["Alive"]:
                 self._agents.pop(node_id, None)
             elif node_id not in self._agents:
                 self._agents[node_id] = self._start_agent(node_id)
-        for agent in self._agents.values():
+        self._attach(list(self._agents.values()))
+
+    def _attach(self, agents: list[Any]) -> None:
+        stop = StopRequest(reason=self._stop) if self._stop is not None else self.interruption
+        link = Coordinator(actor=self._actor, fence=self._attempt.fence, stop=stop)
+        for agent in agents:
             agent.attach.remote(link)
 
     def _start_agent(self, node_id: str) -> Any:
@@ -286,5 +332,26 @@ class Supervisor:
             reason=judged.reason or judged.problem,
         )
 
+    def _watch_for_interruptions(self) -> None:
+        if self._interruption is None and (asked := self._watch.asked(self._agents)) is not None:
+            self.interrupt(asked)
+
+    def _tell_interruption(self, asked: StopRequest) -> None:
+        self._tell(
+            "interrupted",
+            f"{asked.cause}: the workers end at their next step. They save once more if that can be done in "
+            f"{asked.grace_s:.0f} s.",
+            cause=asked.cause,
+            grace_s=asked.grace_s,
+        )
+
     def _tell(self, kind: str, message: str, **details: Any) -> None:
         self._task.on_event(PawlEvent(kind=kind, message=message, at=utc_now(), details=details))
+
+
+def _has_ranks(agent: Any) -> bool:
+    try:
+        ranks: list[int] = ray.get(agent.ranks.remote(), timeout=_CALL_TIMEOUT_S)
+    except (GetTimeoutError, RayActorError):
+        return True  # an agent that is silent while its node goes: better saved once too often
+    return bool(ranks)

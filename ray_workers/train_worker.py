@@ -12,6 +12,7 @@ import ray.train
 
 from ray_workers.context import TrainingContext, set_context
 from ray_workers.entrypoints import load_entrypoint
+from ray_workers.interval_controller import IntervalPlan
 from ray_workers.messages import LogLine, ResumePoint
 from ray_workers.node_agent import agent_name
 from ray_workers.policies.save_interval import SaveThresholds
@@ -37,6 +38,7 @@ class WorkerJob:
     resume: ResumePoint | None
     thresholds: SaveThresholds
     buffers: int
+    interval: IntervalPlan | None
     log_lines_per_second: float
     on_changed_workers: str = "refuse"
     required: str = "sound"
@@ -53,7 +55,8 @@ def run_worker(job: WorkerJob) -> None:
     here = ray.train.get_context()
     rank, world_size = here.get_world_rank(), here.get_world_size()
     node_id = ray.get_runtime_context().get_node_id()
-    agent = ray.get_actor(agent_name(job.run_id, job.fence, node_id), namespace=NAMESPACE)
+    agent: Any = ray.get_actor(agent_name(job.run_id, job.fence, node_id), namespace=NAMESPACE)
+    agent.arrive.remote(rank)
     context = TrainingContext(
         storage=job.target,
         run=job.run,
@@ -64,6 +67,7 @@ def run_worker(job: WorkerJob) -> None:
         resume=job.resume,
         thresholds=job.thresholds,
         buffers=job.buffers,
+        interval=job.interval,
         on_changed_workers=job.on_changed_workers,
         fence=job.fence,
         required=job.required,

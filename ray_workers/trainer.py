@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,11 @@ from ray.train.torch import TorchTrainer
 
 from ray_workers.checkpoint_manager import AttemptIdentity
 from ray_workers.environment import started_as
-from ray_workers.messages import PawlEvent
+from ray_workers.fitting import Fitting
+from ray_workers.interruption_watch import TimeLimit
+from ray_workers.interval_controller import IntervalPlan
+from ray_workers.interval_facts import plan_interval, read_history
+from ray_workers.messages import PawlEvent, StopRequest
 from ray_workers.node_agent import AgentConfig
 from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.policies.soundness import SoundnessPolicy
@@ -23,6 +28,7 @@ from ray_workers.ray_cluster import ray_cluster
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.clock import utc_now
 from ray_workers.store.errors import (
+    AttemptInterruptedError,
     FailureBudgetSpentError,
     FenceLostError,
     PawlError,
@@ -37,12 +43,19 @@ from ray_workers.worker_errors import causes_of, last_line
 __all__ = ["train"]
 
 _SETTLE_S = 20.0
+_POLL_S = 0.5
+_CTRL_C_GRACE_S = 6.0
+"""A person at a terminal waits: all is over within ten seconds."""
+_TERM_GRACE_S = 18.0
+"""Prefect, Kubernetes and Ray kill 30 seconds after SIGTERM; the rest is for ending in order."""
 
 
 def train(job: TrainingJob, *, on_event: Callable[[PawlEvent], None]) -> None:
-    """Train to the end. Called on the main thread, which Ray needs for its signal handlers and its cluster.
+    """Train to the end. Called on the main thread, on which signals arrive and to which a local cluster is bound.
 
-    `on_event` is called from another thread, one event at a time.
+    `on_event` is called from another thread, one event at a time. An exception that a signal handler raises
+    (`KeyboardInterrupt`, Prefect's `TerminationSignal` …) goes through when the workers have saved once more and ended,
+    or when their grace is over. A second one goes through at once.
 
     Raises:
         FenceLostError: a newer attempt took over.
@@ -57,13 +70,46 @@ def train(job: TrainingJob, *, on_event: Callable[[PawlEvent], None]) -> None:
         Supervisor(_supervision(job, on_event)) as supervisor,
         tempfile.TemporaryDirectory(prefix="pawl-ray-") as scratch,
     ):
+        fitting = Fitting(_trainer(job, scratch).fit)
         try:
-            _trainer(job, scratch).fit()
-        except (RayTrainingFailedError, RayActorError) as error:
+            _fit(job, fitting, supervisor)
+        except Exception:
+            raise
+        except BaseException as signalled:
+            supervisor.interrupt(_request(signalled, job.saving.grace_seconds))
+            _wait_for_the_end(fitting, supervisor)
+            raise
+        supervisor.finish_validation(job.validation.timeout_seconds)
+
+
+def _fit(job: TrainingJob, fitting: Fitting, supervisor: Supervisor) -> None:
+    try:
+        while not fitting.wait(_POLL_S):
+            asked = supervisor.interruption
+            if asked is not None and asked.grace_s == 0:
+                raise _interrupted(job, asked)
+    except (RayTrainingFailedError, RayActorError) as error:
+        if supervisor.interruption is None:
             supervisor.settle(_SETTLE_S)
             supervisor.finish_validation(_SETTLE_S)
-            raise _as_ours(job, supervisor, error) from error
-        supervisor.finish_validation(job.validation.timeout_seconds)
+        raise _as_ours(job, supervisor, error) from error
+
+
+def _request(signalled: BaseException, grace_s: float | None) -> StopRequest:
+    cause, usual_s = signal.Signals.SIGTERM.name, _TERM_GRACE_S
+    if isinstance(signalled, KeyboardInterrupt):
+        cause, usual_s = "Ctrl-C", _CTRL_C_GRACE_S
+    return StopRequest(reason="interrupted", cause=cause, grace_s=grace_s or usual_s)
+
+
+def _wait_for_the_end(fitting: Fitting, supervisor: Supervisor) -> None:
+    """Return when the workers have ended, or when their grace is over."""
+    while (asked := supervisor.interruption) is not None and asked.grace_s > 0:
+        try:
+            if fitting.wait(min(_POLL_S, asked.grace_s)):
+                return
+        except Exception:  # noqa: BLE001 - how they end says nothing: they were told to
+            return
 
 
 def _supervision(job: TrainingJob, on_event: Callable[[PawlEvent], None]) -> Supervision:
@@ -98,11 +144,29 @@ def _supervision(job: TrainingJob, on_event: Callable[[PawlEvent], None]) -> Sup
         validation_timeout_s=job.validation.timeout_seconds,
         hot_restore=job.saving.hot_restore,
         on_event=on_event,
+        limit=_time_limit(job),
     )
 
 
 def _staging(job: TrainingJob) -> StagingFolder:
     return StagingFolder(folder=Path(job.saving.staging_dir), run_id=job.run_id, fence=job.fence)
+
+
+def _interval(job: TrainingJob) -> IntervalPlan | None:
+    """From the history of the run; an unreadable one costs the history and not the training."""
+    try:
+        history = read_history(job.target.open().store, job.run)
+    except PawlError:
+        history = None
+    return plan_interval(history, job.saving, job.scaling.workers, job.failures_elsewhere)
+
+
+def _time_limit(job: TrainingJob) -> TimeLimit | None:
+    limit_s = job.saving.time_limit_seconds
+    if limit_s is None:
+        return None
+    left_s = limit_s if job.seconds_left is None else job.seconds_left
+    return TimeLimit(limit_s=limit_s, left_s=left_s)
 
 
 def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
@@ -120,6 +184,7 @@ def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
             every_epochs=job.saving.every_epochs,
             every_seconds=job.saving.every_seconds,
         ),
+        interval=_interval(job),
         buffers=job.saving.buffers,
         log_lines_per_second=scaling.log_lines_per_second,
         on_changed_workers=scaling.on_changed_workers,
@@ -159,6 +224,9 @@ def _as_ours(job: TrainingJob, supervisor: Supervisor, error: Exception) -> Pawl
         return known or FenceLostError(
             f"Run {job.run!r} was taken over by a newer attempt.", fence=job.fence
         )
+    if supervisor.interruption is not None:
+        known_end = next((e for e in ours if isinstance(e, AttemptInterruptedError)), None)
+        return _interrupted(job, supervisor.interruption, known_end)
     if supervisor.stop_reason == "budget_spent":
         known_budget = next((e for e in ours if isinstance(e, FailureBudgetSpentError)), None)
         return known_budget or FailureBudgetSpentError(
@@ -174,3 +242,15 @@ def _as_ours(job: TrainingJob, supervisor: Supervisor, error: Exception) -> Pawl
         rank=rank,
         error=type(cause).__name__,
     )
+
+
+def _interrupted(
+    job: TrainingJob, asked: StopRequest, known: AttemptInterruptedError | None = None
+) -> AttemptInterruptedError:
+    text = (
+        known.message
+        if known
+        else f"Run {job.run!r} was interrupted before its workers came to the end of a step."
+    )
+    details = known.details if known else {}
+    return AttemptInterruptedError(f"{asked.cause}: {text}", **{**details, "cause": asked.cause})

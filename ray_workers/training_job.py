@@ -9,6 +9,7 @@ from typing import Any
 
 from ray_workers.config import Saving, Scaling, Validation
 from ray_workers.messages import ResumePoint
+from ray_workers.policies.failure_rate import Evidence
 from ray_workers.store.opening import StorageTarget
 
 __all__ = ["TrainingJob"]
@@ -32,3 +33,7 @@ class TrainingJob:
     scaling: Scaling
     saving: Saving
     validation: Validation
+    failures_elsewhere: tuple[Evidence, ...] = ()
+    """How other runs on the same machines fared, as the orchestrator knows it."""
+    seconds_left: float | None = None
+    """Of `saving.time_limit_seconds`, when training is about to be started."""

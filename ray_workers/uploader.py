@@ -83,12 +83,14 @@ class Uploader:
                 reused.add(entry.key)
             entries.append(entry)
         note_stored(staged.path, [part.begin for part in staged.parts], entries)
+        now = time.monotonic()
         return ShardReport(
             staged=staged,
             entries=tuple(entries),
             reused=frozenset(reused),
             fence=fence,
-            upload_s=time.monotonic() - started,
+            upload_s=now - started,
+            durable_s=None if staged.begun_at is None else max(0.0, now - staged.begun_at),
         )
 
     def _stored(self, shard: memoryview, rank: int, fence: int, digest: str | None) -> ShardEntry:

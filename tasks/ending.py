@@ -12,8 +12,15 @@ from prefect.exceptions import Abort
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed
 
+from ray_workers.messages import TIME_LIMIT
 from ray_workers.store.attempts import end_attempt, read_run
-from ray_workers.store.errors import DamageError, FenceLostError, PawlError, RefusedError
+from ray_workers.store.errors import (
+    AttemptInterruptedError,
+    DamageError,
+    FenceLostError,
+    PawlError,
+    RefusedError,
+)
 from ray_workers.store.keys import data_fence
 from ray_workers.store.log import RunLog
 from ray_workers.store.rules import check_fence
@@ -22,7 +29,7 @@ from tasks.attempt import Attempt
 from tasks.cluster_job import job_goes_on
 from tasks.events import announce
 from tasks.lineage import LineagePublisher
-from tasks.run_identity import forbid_retries
+from tasks.run_identity import forbid_retries, is_being_cancelled
 from tasks.standing import standing
 
 __all__ = ["Ending", "ended_properly"]
@@ -59,18 +66,24 @@ def ended_properly(attempt: Attempt) -> Iterator[Ending]:
     except FenceLostError as error:
         ending.state = _lost(attempt, error)
     except BaseException as error:
-        _close(attempt, *_outcome(error))
+        outcome = _outcome(attempt, error)
+        _close(attempt, *outcome)
         _quarantine(attempt, error)
         LineagePublisher(attempt).publish()
-        _tell(attempt, *_outcome(error))
+        _tell(attempt, *outcome)
         _say_where_it_stands(attempt, error)
-        if isinstance(error, RefusedError):
+        if isinstance(error, RefusedError) or _out_of_time(error):
             forbid_retries(attempt.request.identity)
         raise
     else:
         _close(attempt, "completed", None)
         ending.state = Completed(message=_standing(attempt))
         _tell(attempt, "completed", None)
+
+
+def _out_of_time(error: BaseException) -> bool:
+    """This process has no time for another try. Whoever starts the next one may retry the flow run."""
+    return isinstance(error, AttemptInterruptedError) and error.details.get("cause") == TIME_LIMIT
 
 
 def _tell(attempt: Attempt, outcome: str, reason: str | None) -> None:
@@ -117,10 +130,15 @@ def _with_the_winner(attempt: Attempt, error: FenceLostError) -> FenceLostError:
     return error
 
 
-def _outcome(error: BaseException) -> tuple[str, str]:
+def _outcome(attempt: Attempt, error: BaseException) -> tuple[str, str]:
+    if isinstance(error, AttemptInterruptedError):
+        return "interrupted", error.message
     if isinstance(error, Exception):
         return "failed", str(error)
-    return "interrupted", f"{type(error).__name__} {error}".strip()
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", "Ctrl-C"
+    cancelled = is_being_cancelled(attempt.request.identity)
+    return "interrupted", "cancelled" if cancelled else f"SIGTERM ({type(error).__name__})"
 
 
 def _close(attempt: Attempt, outcome: str, reason: str | None) -> None:

@@ -15,6 +15,9 @@ _MAX_REASONS = 4
 _WHAT = {
     "exception": "ended with an exception",
     "cancelled": "was cancelled or signalled",
+    "Ctrl-C": "was stopped with Ctrl-C",
+    "SIGTERM": "was told to end by its machine (SIGTERM)",
+    "time limit": "came to its time limit",
     "preempted": "was preempted",
     "crash": "crashed",
     "actor restarted": "lost its checkpoint actor, which was started again",

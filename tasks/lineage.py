@@ -65,7 +65,7 @@ class LineagePublisher:
 
     def _interval(self, store: ObjectStore) -> tuple[tuple[str, str], ...]:
         history = read_history(store, self._request.run, catalog=self._catalog)
-        return tuple(account_of(history).lines())
+        return tuple(account_of(history, self._request.saving).lines())
 
     def _write(self, page: LineagePage) -> None:
         flow_run_id = UUID(self._request.identity.flow_run_id)

@@ -52,6 +52,8 @@ def _version_cells(version: VersionRow, changes: str) -> tuple[str, ...]:
     tags = "".join(f" {code(tag, 30)}" for tag in version.tags[:4])
     rung = f"**{version.rung}**" if version.rung == "quarantined" else plain(version.rung, 20)
     status = "" if version.status == "live" else f", {plain(version.status, 20)}"
+    if version.interrupted:
+        status += f", saved at {plain(version.interrupted, 30)}"
     return (
         f"**{version.number}**",
         count(version.step),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from datetime import UTC
+from pathlib import Path
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -13,6 +16,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
+from ray_workers.store.clock import epoch_seconds
+
 __all__ = [
     "RunIdentity",
     "active_flow_run",
@@ -21,6 +26,7 @@ __all__ = [
     "is_being_cancelled",
     "last_log_time",
     "mark_crashed",
+    "running_for_s",
 ]
 
 
@@ -59,6 +65,22 @@ def is_being_cancelled(identity: RunIdentity) -> bool:
     except Exception:  # noqa: BLE001 - asked while the process is being ended; there is no time to sort out why
         return False
     return found is not None and found.state is not None and found.state.is_cancelling()
+
+
+def running_for_s(identity: RunIdentity) -> float:
+    """Seconds since this process began, or since the flow run did if that was later."""
+    found = _read(identity.flow_run_id)
+    process_s = _process_age_s()
+    if found is None or found.start_time is None:
+        return process_s
+    flow_s = epoch_seconds() - found.start_time.astimezone(UTC).timestamp()
+    return max(0.0, min(process_s, flow_s))
+
+
+def _process_age_s() -> float:
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    return uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def last_log_time(identity: RunIdentity) -> str | None:

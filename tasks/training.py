@@ -15,6 +15,7 @@ from tasks.cluster_job import run_job
 from tasks.events import tell_prefect
 from tasks.lineage import LineagePublisher
 from tasks.progress import ProgressBar
+from tasks.run_identity import running_for_s
 
 __all__ = ["run_training"]
 
@@ -24,6 +25,7 @@ _WARNINGS = {
     "budget_spent",
     "validator_lost",
     "actor_restarted",
+    "interrupted",
     "supervisor",
 }
 
@@ -52,6 +54,7 @@ def run_training(attempt: Attempt, resume: ResumePoint | None) -> None:
         scaling=request.scaling,
         saving=request.saving,
         validation=request.validation,
+        seconds_left=_seconds_left(attempt),
     )
     publisher = LineagePublisher(attempt)
     publisher.publish()
@@ -60,6 +63,11 @@ def run_training(attempt: Attempt, resume: ResumePoint | None) -> None:
         train(job, on_event=tell)
     else:
         run_job(request.job_wish, job, attempt.job, tell)
+
+
+def _seconds_left(attempt: Attempt) -> float | None:
+    limit_s = attempt.request.saving.time_limit_seconds
+    return None if limit_s is None else limit_s - running_for_s(attempt.request.identity)
 
 
 def _teller(

@@ -13,6 +13,7 @@ from typing import Any
 from ray_workers.store.attempts import read_run
 from ray_workers.store.errors import DamageError, NewerFormatError, ObjectNotFoundError
 from ray_workers.store.manifest import Curve, Manifest, Progress, ShardEntry, VersionRef
+from ray_workers.store.manifest_parts import INTERRUPTED
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.run_state import RunState, VersionState
 from ray_workers.store.strict_json import encode_float
@@ -39,6 +40,11 @@ class VersionFacts:
     """How many tensors the version holds."""
     shards: tuple[ShardEntry, ...]
     durations: Mapping[str, float]
+
+    @property
+    def interrupted(self) -> str | None:
+        """What asked its attempt to end, when the version was saved for that; None: an ordinary save."""
+        return self.environment.get(INTERRUPTED)
 
     @classmethod
     def of(cls, manifest: Manifest) -> VersionFacts:
@@ -106,7 +112,7 @@ def _facts_json(run: str, facts: VersionFacts | None) -> dict[str, Any]:
     if facts is None:
         unknown = (
             "epoch", "epochs_wanted", "finished", "metrics", "config", "parent", "parent_run", "payload",
-            "world_size", "shards", "durations",
+            "world_size", "shards", "durations", "interrupted",
         )  # fmt: skip
         return dict.fromkeys(unknown)
     parent = facts.parent
@@ -125,6 +131,7 @@ def _facts_json(run: str, facts: VersionFacts | None) -> dict[str, Any]:
             for s in facts.shards
         ],
         "durations": {name: encode_float(value) for name, value in facts.durations.items()},
+        "interrupted": facts.interrupted,
     }
 
 

@@ -6,6 +6,7 @@
     │   │   └── OutcomeUnknownError        a record may stand in the log, or may yet appear there
     │   ├── ClusterUnavailableError    the Ray cluster does not answer; what trains there may go on
     │   ├── TrainingFailedError        the loop raised, or a worker died
+    │   ├── AttemptInterruptedError    a signal, a time limit or a departing node ended the attempt
     │   ├── UploadFailedError          one shard could not be stored in the tries allowed
     │   └── FailureBudgetSpentError    so many saves failed in a row that the attempt must end
     ├── ConflictError              somebody else was first; fold again, then decide
@@ -37,6 +38,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 __all__ = [
+    "AttemptInterruptedError",
     "ClusterUnavailableError",
     "ConflictError",
     "DamageError",
@@ -114,6 +116,12 @@ class TrainingFailedError(RetryableError):
     """Details: `rank` and `error` (the exception's type name) of the first worker that failed, when known."""
 
     kind = "training_failed"
+
+
+class AttemptInterruptedError(RetryableError):
+    """Details: `cause`, what asked for the end; `step` and `committed_step` where it ended, when known."""
+
+    kind = "attempt_interrupted"
 
 
 class UploadFailedError(RetryableError):

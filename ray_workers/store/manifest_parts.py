@@ -10,7 +10,18 @@ from typing import Any
 from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.strict_json import Fields, decode_float, encode_float
 
-__all__ = ["MAX_CURVE_POINTS", "Curve", "FileEntry", "Progress", "VersionRef", "check_timestamp"]
+__all__ = [
+    "INTERRUPTED",
+    "MAX_CURVE_POINTS",
+    "Curve",
+    "FileEntry",
+    "Progress",
+    "VersionRef",
+    "check_timestamp",
+]
+
+INTERRUPTED = "interrupted"
+"""In the environment of a version that was saved because its attempt had to end: what asked for that."""
 
 MAX_CURVE_POINTS = 400
 

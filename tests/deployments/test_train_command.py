@@ -1,7 +1,9 @@
 """`pawl train` up to the flow: what reaches it, and what is refused before Prefect is told of anything."""
 
 import json
+import os
 import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def test_the_defaults(flow):
 def test_every_option_reaches_the_flow(flow):
     given = (
         "--run r --storage /s --workers 3 --cpus-per-worker 0.5 --gpus-per-worker 1 --ray-address auto --every-steps 5 "
-        "--every-epochs 2 --every-seconds 0.5 --keep-last 4 --keep-every-steps 100 --keep-best 2 --metric accuracy "
+        "--every-epochs 2 --every-seconds 0.5 --interval fixed --grace 60 --time-limit 3600 --keep-last 4 --keep-every-steps 100 --keep-best 2 --metric accuracy "
         "--required verified --resume other@3 --takeover --code-dir /code --retries 0"
     )
     call(LOOP, *shlex.split(given))
@@ -68,7 +70,9 @@ def test_every_option_reaches_the_flow(flow):
     assert got == {
         "entrypoint": LOOP, "config": {}, "run": "r", "storage": "/s",
         "scaling": Scaling(workers=3, cpus_per_worker=0.5, gpus_per_worker=1, ray_address="auto"),
-        "saving": Saving(every_steps=5, every_epochs=2, every_seconds=0.5),
+        "saving": Saving(
+            every_steps=5, every_epochs=2, every_seconds=0.5, interval="fixed", grace_seconds=60, time_limit_seconds=3600
+        ),
         "validation": Validation(required="verified"),
         "retention": Retention(keep_last=4, keep_every_steps=100, keep_best=2, metric="accuracy"),
         "resume": "other@3", "takeover": True, "code_dir": "/code", "retries": 0,
@@ -168,6 +172,7 @@ def ends_as(monkeypatch, tmp_path):
                 return end
 
         monkeypatch.setattr("flows.train.train", Flow())
+        monkeypatch.setattr(train_command, "_start_prefects_server", lambda: None)
 
     return prepare
 
@@ -206,6 +211,22 @@ def test_ctrl_c_prints_the_command_that_resumes_and_exits_130(ends_as, monkeypat
     message = call(LOOP, code=130).stderr
     assert "What was committed is kept" in message
     assert f"pawl train {LOOP} --set 'name=two words'" in message
+
+
+def test_sigterm_prints_it_too_and_exits_143(ends_as):
+    ends_as(_Terminated())
+    before = signal.getsignal(signal.SIGTERM)
+    assert "To resume:" in call(LOOP, code=143).stderr
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+class _Terminated(SystemExit):
+    """What a flow does to which Prefect gave SIGTERM back; raised by the handler that stands then."""
+
+    def __init__(self):
+        with pytest.raises(SystemExit) as raised, train_command._sigterm_exits():
+            os.kill(os.getpid(), signal.SIGTERM)
+        super().__init__(raised.value.code)
 
 
 def test_prefects_home_is_made_if_it_is_not_there(flow, monkeypatch, tmp_path):

@@ -120,6 +120,10 @@ class PawlProcess:
         self.family.kill()
         self.process.wait(20)
 
+    def ctrl_c(self) -> None:
+        """What a terminal does: SIGINT to every process in front."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
     def wait(self, timeout_s: float = 500.0) -> int:
         try:
             return self.process.wait(timeout_s)
@@ -140,7 +144,7 @@ def _title(process: psutil.Process) -> str:
 
 
 def start_pawl(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> PawlProcess:
-    """Start `pawl ARGUMENTS` in `folder`."""
+    """Start `pawl ARGUMENTS` in `folder`, as the leader of a process group, as a terminal does."""
     count = len(list(folder.glob("pawl-*.log")))
     log = folder / f"pawl-{count}.log"
     command = [PAWL, *arguments]
@@ -148,7 +152,7 @@ def start_pawl(folder: Path, *arguments: str, env: Mapping[str, str] | None = No
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {}), **family.environment},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {}), **family.environment}, start_new_session=True,
         )  # fmt: skip
     return PawlProcess(process=process, log=log, family=family, command=command)
 

@@ -23,6 +23,9 @@ FREE = Gates(Path("unused"))
 class Training:
     def __init__(self, project: Path, server: PrefectServer, run: str = "run") -> None:
         self.project, self.server = project, server
+        self.environment = dict(server.env)
+        self.step_delay = 0.0
+        """Seconds that each step of the next attempts takes longer."""
         self.trace = project / f"{run}.trace"
         self.stored = StoredRun(target=StorageTarget(str(project / "store")), run=run)
 
@@ -32,7 +35,8 @@ class Training:
     def config(self, gates: Gates = FREE, *, raise_at: int = 0) -> dict[str, object]:
         """None of these is part of the state: an attempt that waits and one that does not end in the same bits."""
         told = {"gates": gates.config} if gates is not FREE else {}
-        return {**QUICK, "trace": str(self.trace), "raise_at": raise_at, **told}
+        delay = {"step_delay": self.step_delay} if self.step_delay else {}
+        return {**QUICK, **delay, "trace": str(self.trace), "raise_at": raise_at, **told}
 
     def start(
         self, *extra: str, gates: Gates = FREE, raise_at: int = 0, retries: int = 0
@@ -41,7 +45,7 @@ class Training:
             self.stored.run, "--storage", "store", "--retries", str(retries), *extra,
             entrypoint=ENTRYPOINT, config=self.config(gates, raise_at=raise_at),
         )  # fmt: skip
-        return start_pawl(self.project, *arguments, env=self.server.env)
+        return start_pawl(self.project, *arguments, env=self.environment)
 
     def steps_done(self) -> int:
         """Steps that rank 0 did in all attempts together, redone ones included."""

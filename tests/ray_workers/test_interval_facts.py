@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ray_workers.config import Saving
 from ray_workers.interval_account import account_of
-from ray_workers.interval_facts import history_of, read_history
+from ray_workers.interval_facts import history_of, plan_interval, read_history
+from ray_workers.policies.failure_rate import PRIOR, Evidence
 from ray_workers.store.run_state import AttemptState, RunState
 from tests.support.factories import MadeUpRun, folder_store
 
@@ -84,3 +86,26 @@ def test_before_a_first_version_it_says_that_nothing_is_known(tmp_path: Path) ->
     assert account.decision is None
     assert dict(account.lines())["interval"] == "unknown until a first save was measured"
     assert account.to_json()["interval_s"] is None
+
+
+def test_the_plan_takes_history_failures_elsewhere_and_the_users_caps() -> None:
+    found = history(attempt(1, 0, 10, "failed", FAILED.format("ActorDiedError: gone")), now=10.0)
+    saving = Saving(max_interval_seconds=60, network_mb_per_second=2)
+    elsewhere = [Evidence(failures=3, worker_hours=100)]
+    plan = plan_interval(found, saving, 4, elsewhere)
+    assert plan is not None
+    assert (plan.workers, plan.caps.max_s, plan.caps.network_bytes_s) == (4, 60, 2e6)
+    assert plan.rate == PRIOR.after([*found.evidence, *elsewhere], 14 * 24)
+    assert (plan.cost_s, plan.persist_s) == (None, None)
+
+
+def test_fixed_thresholds_need_no_plan_and_a_new_run_starts_from_the_prior() -> None:
+    assert plan_interval(None, Saving(interval="fixed"), 2) is None
+    plan = plan_interval(None, Saving(), 2)
+    assert plan is not None
+    assert plan.rate == PRIOR
+
+
+def test_an_interval_that_cannot_be_is_refused_in_one_sentence() -> None:
+    with pytest.raises(ValueError, match="must not be above"):
+        Saving(min_interval_seconds=100, max_interval_seconds=10)

@@ -42,7 +42,7 @@ class Recorded:
 
 
 def committed(step, at):
-    details = {"bytes": 100, "staging_s": 0.25, "step": step}
+    details = {"bytes": 100, "staging_s": 0.25, "step": step, "interval_s": 2.0 * step}
     return PawlEvent(kind="committed", message="", at=at, details=details)
 
 
@@ -61,6 +61,7 @@ def test_commits_are_counted_and_the_newest_is_named(told):
     assert told.counters["pawl_committed_bytes", run] == 200
     assert told.counters["pawl_attempts", run, ("start", "resumed")] == 1
     assert told.gauges["pawl_save_interval_seconds", run] == 30
+    assert told.gauges["pawl_chosen_interval_seconds", run] == 40
     at = datetime.fromisoformat("2026-11-24T00:00:30+00:00").timestamp()
     assert told.gauges["pawl_newest_version_timestamp_seconds", run, ("rung", "committed")] == at
     assert told.values["pawl_stall_seconds"] == [0.25, 0.25]

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.nn.parallel import DistributedDataParallel
 
 from ray_workers import rng
+from ray_workers.decisions import Decision, open_channel
 from ray_workers.plain_names import plain_state
 from ray_workers.planners import is_owner, rank_prefix
 from ray_workers.shard_io import load_tensors, plan_shard, read_tensor, read_tensors
@@ -61,6 +62,12 @@ def save(parts: TrainingParts) -> RankPart:
     shared = split(capture(parts), prefix="shared")
     local = split({"rng": rng.capture(), "rank": rank}, prefix=rank_prefix(rank))
     return write_rank(shared.tensors | local.tensors, rank=rank, plain=(shared.plain, local.plain))
+
+
+def agree_to_end() -> Decision:
+    decision = Decision(next_step=7, save=True, stop="interrupted", grace_s=5.25, announce=3)
+    channel = open_channel(2)
+    return channel.agree(decision if dist.get_rank() == 0 else None)
 
 
 def assemble(parts: list[RankPart]) -> MemoryVersion:
@@ -373,3 +380,10 @@ def test_harm_changes_nothing_on_any_rank(ranks, harm, kind):
         for key, data in version.shards.items():
             version.shards[key] = data[:-1] + bytes([data[-1] ^ 1])
     assert ranks.run(refuse_and_compare, version, harm) == [(kind, True)] * 2
+
+
+def test_all_ranks_hear_the_same_decision_with_its_grace(ranks: RankPool) -> None:
+    first, second = ranks.run(agree_to_end)
+    assert first == second
+    assert (second.stop, second.save, second.grace_s) == ("interrupted", True, 5.25)
+    assert (second.next_step, second.announce) == (7, 3)

@@ -16,7 +16,13 @@ import torch.distributed as dist
 from ray_workers import session
 from ray_workers.checkpoint_manager import AttemptIdentity, CheckpointManager
 from ray_workers.context import TrainingContext, set_context
-from ray_workers.messages import ResumePoint, ShardReport, StagedShard, VersionOutcome
+from ray_workers.messages import (
+    ResumePoint,
+    ShardReport,
+    StagedShard,
+    StopRequest,
+    VersionOutcome,
+)
 from ray_workers.opening_attempt import Applicant, open_attempt
 from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.resume import ResumeSpec, choose
@@ -170,8 +176,9 @@ class _GroupPipeline:
     def decline(self, step: int, rank: int, reason: str) -> None:
         raise AssertionError(f"step {step} was declined by rank {rank}: {reason}")
 
-    def stop_reason(self) -> str | None:
-        return self._manager.stop_reason
+    def stop_request(self) -> StopRequest | None:
+        reason = self._manager.stop_reason
+        return None if reason is None else StopRequest(reason=reason)
 
     def close(self) -> None:
         self._staging.release()

@@ -99,6 +99,17 @@ class RayHead:
                 raise AssertionError(f"the Ray head did not come up:\n{said}")
             time.sleep(0.2)
 
+    def drain(self, *, deadline_s: int) -> None:
+        """Announce that the head's node goes in so many seconds, as an autoscaler or a cloud does."""
+        nodes = httpx.get(f"{self.jobs_address}/api/v0/nodes", timeout=10).json()
+        node_id = nodes["data"]["result"]["result"][0]["node_id"]
+        subprocess.run(
+            [RAY, "drain-node", f"--address={self.address}", f"--node-id={node_id}",
+             "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test",
+             f"--deadline-remaining-seconds={deadline_s}"],
+            env=dict(self.env), check=True, capture_output=True, timeout=120, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
     def kill(self) -> None:
         """`kill -9` of the head and of every process on its node, as when the machine goes."""
         if self.process is None:

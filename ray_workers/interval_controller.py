@@ -1,0 +1,114 @@
+"""The interval as training goes on: rank 0 measures what saves cost it, and asks `policies.interval` again each time.
+
+What a save costs is the larger of two measurements: the time that training stood still for its copy, and how much longer
+the steps were that ran beside it than those that ran alone (which has the standing still in it, and the slowdown by
+copying, digesting and sending). Medians over the last saves, so that one slow answer of the store changes little.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ray_workers.messages import VersionOutcome
+from ray_workers.policies.failure_rate import Evidence, FailureRate
+from ray_workers.policies.interval import (
+    IntervalCaps,
+    IntervalDecision,
+    IntervalFacts,
+    decide_interval,
+)
+
+__all__ = ["FIRST_SAVE_S", "IntervalController", "IntervalPlan"]
+
+FIRST_SAVE_S = 120.0
+"""A run of which nothing is known saves after this time at the latest: the start is worth keeping, and the cost is learned."""
+_UNKNOWN_STALL_S = 0.1
+_UNKNOWN_PERSIST_S = 5.0
+_SAVES = 5
+_STEPS = 64
+_FEWEST_STEPS = 3
+_OUTLIER = 10.0
+"""A step that is so many times longer than usual is an evaluation or a pause, and no save's fault."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalPlan:
+    """What is known when an attempt starts: from the user, and from the run's history."""
+
+    caps: IntervalCaps
+    rate: FailureRate
+    workers: int
+    cost_s: float | None = None
+    """Of a save, in earlier attempts; None: not known."""
+    persist_s: float | None = None
+    restore_s: float = 0.0
+    bytes: int = 0
+
+
+class IntervalController:
+    """Not shared between threads."""
+
+    def __init__(self, plan: IntervalPlan, clock: Callable[[], float] = time.monotonic) -> None:
+        self._plan = plan
+        self._clock = clock
+        self._began = self._step_at = clock()
+        self._alone: deque[float] = deque(maxlen=_STEPS)
+        self._beside = 0.0
+        self._costs: deque[float] = deque(maxlen=_SAVES)
+        self._persists: deque[float] = deque(maxlen=_SAVES)
+        self._bytes = plan.bytes
+
+    def stepped(self, *, saving: bool) -> None:
+        """A step ended; `saving`: a save was on its way meanwhile."""
+        now = self._clock()
+        took, self._step_at = now - self._step_at, now
+        if not saving:
+            self._alone.append(took)
+        elif len(self._alone) >= _FEWEST_STEPS:
+            usual = statistics.fmean(self._alone)
+            self._beside += min(took, _OUTLIER * usual) - usual
+
+    def heard(self, outcome: VersionOutcome) -> None:
+        """What became of a save; a dropped one teaches nothing."""
+        beside, self._beside = max(0.0, self._beside), 0.0
+        if outcome.number is None or outcome.persist_s is None:
+            return
+        self._costs.append(max(outcome.stall_s, beside))
+        self._persists.append(outcome.persist_s)
+        self._bytes = outcome.bytes
+
+    def decide(self) -> IntervalDecision:
+        """The interval now; before the first save of a run without history at most `FIRST_SAVE_S`."""
+        plan = self._plan
+        hours = (self._clock() - self._began) * plan.workers / 3600.0
+        rate = plan.rate.after([Evidence(failures=0.0, worker_hours=hours)])
+        known = bool(self._costs) or plan.cost_s is not None
+        facts = IntervalFacts(
+            stall_s=_median(self._costs, plan.cost_s, _UNKNOWN_STALL_S),
+            persist_s=_median(self._persists, plan.persist_s, _UNKNOWN_PERSIST_S if known else 0.0),
+            restore_s=plan.restore_s,
+            mtbf_s=rate.mtbf_s(plan.workers),
+            bytes=self._bytes,
+        )
+        caps = plan.caps
+        if not known:
+            first = max(caps.min_s, min(caps.max_s, FIRST_SAVE_S))
+            caps = IntervalCaps(min_s=caps.min_s, max_s=first)
+        return decide_interval(facts, caps)
+
+    def seconds(self) -> dict[str, float]:
+        """The interval and the cost of a save, under the names that they have among a version's durations."""
+        found = {"interval_s": round(self.decide().seconds, 3)}
+        if self._costs:
+            found["save_cost_s"] = round(statistics.median(self._costs), 6)
+        return found
+
+
+def _median(measured: deque[float], before: float | None, unknown: float) -> float:
+    if measured:
+        return statistics.median(measured)
+    return unknown if before is None else before

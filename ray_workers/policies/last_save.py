@@ -1,0 +1,44 @@
+"""Whether an attempt that must end saves once more, and how early it must be told. Facts in, a decision out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["LastSave"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastSave:
+    """The rule for the last version of an attempt that was asked to end within a grace period."""
+
+    margin: float = 1.5
+    """A last save may take so many times as long as the longest one measured: the store is left by many at once."""
+    reserve_s: float = 0.5
+    """Seconds for agreeing and for ending afterwards."""
+    ending_s: float = 12.0
+    """Seconds that a flow needs to end once its last version is committed: Ray, records, the orchestrator."""
+
+    def fits(self, *, grace_s: float, persist_s: float | None, flights: int) -> bool:
+        """Whether a full save can be committed in time, behind what is in flight.
+
+        If not, what is in flight has the store to itself, and is all that can still become a version.
+
+        Args:
+            grace_s: seconds that are left.
+            persist_s: the longest time from copy to commit of this attempt's saves; None: no save was measured, and
+                then trying puts nothing at risk that is committed.
+            flights: saves that are open.
+        """
+        if grace_s <= self.reserve_s:
+            return False
+        if persist_s is None:
+            return True
+        return (flights + 1) * self.margin * persist_s + self.reserve_s <= grace_s
+
+    def lead_s(self, *, limit_s: float, persist_s: float | None, step_s: float | None) -> float:
+        """Seconds before a time limit at which the attempt must be told to end.
+
+        Long enough for one step, a save behind one in flight, and the end; at most half of the limit.
+        """
+        wanted = self.ending_s + 2 * self.margin * (persist_s or 0.0) + 2 * (step_s or 0.0)
+        return min(wanted, limit_s / 2)

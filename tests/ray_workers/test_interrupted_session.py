@@ -1,0 +1,141 @@
+"""A loop that is asked to end saves the step it is at, if there is time, and the next attempt goes on bit-identical."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_workers.environment import changes, describe_environment
+from ray_workers.messages import StagedShard, StopRequest
+from ray_workers.pipeline import InProcessPipeline, PendingSave
+from ray_workers.policies.agreement import AgreementPace
+from ray_workers.policies.save_interval import SaveThresholds
+from ray_workers.store.catalog import version_rows
+from ray_workers.store.errors import AttemptInterruptedError, FenceLostError
+from ray_workers.store.manifest_parts import INTERRUPTED
+from ray_workers.store.opening import StorageTarget
+from tests.support.in_process import Loop, OneProcess
+from tests.support.small_training import final_digests, patient_process, small_loop
+
+
+class Asked:
+    """Lets the pipeline ask for the end from step `at` on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, request: StopRequest) -> None:
+        self.at, self.request, self.steps = at, request, 0
+        monkeypatch.setattr(InProcessPipeline, "stop_request", lambda _: self._answer())
+        monkeypatch.setattr(AgreementPace, "steps_between", lambda *_: 1)
+
+    def _answer(self) -> StopRequest | None:
+        self.steps += 1
+        return self.request if self.steps >= self.at else None
+
+
+def interrupted(grace_s: float) -> StopRequest:
+    return StopRequest(reason="interrupted", cause="SIGTERM", grace_s=grace_s)
+
+
+def rare_saves(folder: Path, name: str = "run") -> OneProcess:
+    (folder / "staging").mkdir(exist_ok=True)
+    return OneProcess(
+        target=StorageTarget(str(folder / "store")),
+        run=name,
+        staging=folder / "staging",
+        thresholds=SaveThresholds(every_steps=1000),
+    )
+
+
+def end_early(run: OneProcess, loop: Loop) -> AttemptInterruptedError:
+    with pytest.raises(AttemptInterruptedError) as ended:
+        run.attempt(loop)
+    return ended.value
+
+
+def test_the_step_it_is_at_becomes_a_marked_version_and_nothing_is_done_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = patient_process(tmp_path, "whole")
+    whole.attempt(small_loop())
+    run = rare_saves(tmp_path)
+    with monkeypatch.context() as patch:
+        Asked(patch, 2, interrupted(60.0))
+        error = end_early(run, small_loop())
+    (row,) = version_rows(run.target.open().store, "run")
+    assert row.version.step == 2
+    assert row.facts is not None
+    assert (row.facts.interrupted, row.to_json()["interrupted"]) == ("SIGTERM", "SIGTERM")
+    assert error.details == {"step": row.version.step, "committed_step": row.version.step}
+    assert run.attempt(small_loop()).resumed.step == row.version.step
+    assert final_digests(run) == final_digests(whole)
+    assert INTERRUPTED not in run.newest_manifest().environment
+
+
+def test_without_time_nothing_new_is_staged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = rare_saves(tmp_path)
+    Asked(monkeypatch, 2, interrupted(0.0))
+    error = end_early(run, small_loop())
+    assert error.details["committed_step"] == -1
+    assert version_rows(run.target.open().store, "run") == ()
+
+
+def test_when_a_full_save_does_not_fit_the_one_in_flight_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is slow: the first save took 2 s, the second is on its way, and 3 s are left."""
+    run = rare_saves(tmp_path)
+    run.thresholds = SaveThresholds(every_steps=1)
+    asked = Asked(monkeypatch, 10**9, interrupted(3.0))
+    submitted: list[int] = []
+    submit = InProcessPipeline.submit
+
+    def slow(self: InProcessPipeline, staged: StagedShard) -> PendingSave:
+        submitted.append(staged.progress.step)
+        pending = submit(self, staged)
+        if len(submitted) == 2:
+            asked.at = 0  # a signal arrives while the second save is in flight
+        return pending
+
+    monkeypatch.setattr(InProcessPipeline, "submit", slow)
+    monkeypatch.setattr("ray_workers.checkpoint_manager.time", _Clock(2.0))
+    error = end_early(run, small_loop())
+    steps = [row.version.step for row in version_rows(run.target.open().store, "run")]
+    assert steps == submitted
+    assert len(submitted) == 2
+    assert error.details["committed_step"] == submitted[1]
+
+
+class _Clock:
+    """Every look at it is so many seconds after the last one."""
+
+    def __init__(self, tick: float) -> None:
+        self._now, self._tick = 0.0, tick
+
+    def monotonic(self) -> float:
+        self._now += self._tick
+        return self._now
+
+
+def test_any_other_reason_ends_without_a_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = rare_saves(tmp_path)
+    Asked(monkeypatch, 2, StopRequest(reason="fence_lost"))
+    with pytest.raises(FenceLostError):
+        run.attempt(small_loop())
+    assert version_rows(run.target.open().store, "run") == ()
+
+
+def test_the_mark_is_no_change_of_the_environment() -> None:
+    here: dict[str, Any] = {**describe_environment(), INTERRUPTED: "Ctrl-C"}
+    assert changes(here) == {}
+    assert changes({**here, "torch": "0.1"}).keys() == {"torch"}
+
+
+def test_each_hop_counts_the_grace_down_and_never_below_nothing() -> None:
+    asked = interrupted(5.0)
+    assert asked.after(2.0) == interrupted(3.0)
+    assert asked.after(9.0).grace_s == 0.0

@@ -1,0 +1,131 @@
+"""The interval follows what is measured: dearer saves, a slower store, more failures, quiet hours."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ray_workers.interval_controller import FIRST_SAVE_S, IntervalController, IntervalPlan
+from ray_workers.messages import VersionOutcome
+from ray_workers.policies.failure_rate import FailureRate, Gamma
+from ray_workers.policies.interval import IntervalCaps
+
+
+def rate_of(failures: float, hours: float) -> FailureRate:
+    return FailureRate((Gamma(failures=failures, worker_hours=hours),))
+
+
+ONE_IN_THREE_HOURS = rate_of(1000.0, 3000.0)
+OPEN = IntervalCaps(min_s=0.1, max_s=1e6, overhead=1.0)
+
+
+class Scene:
+    """A training of one worker with a clock of its own."""
+
+    def __init__(self, **plan: object) -> None:
+        self.now = 0.0
+        known = {"caps": OPEN, "rate": ONE_IN_THREE_HOURS, "workers": 1, **plan}
+        self.controller = IntervalController(IntervalPlan(**known), clock=lambda: self.now)  # type: ignore[arg-type]
+
+    def steps(self, count: int, seconds: float, *, saving: bool = False) -> None:
+        for _ in range(count):
+            self.now += seconds
+            self.controller.stepped(saving=saving)
+
+    def saved(
+        self, *, stall_s: float = 0.0, persist_s: float = 1.0, number: int | None = 1
+    ) -> None:
+        outcome = VersionOutcome(
+            step=1,
+            number=number,
+            persist_s=persist_s if number else None,
+            stall_s=stall_s,
+            bytes=10**6,
+        )
+        self.controller.heard(outcome)
+
+    @property
+    def seconds(self) -> float:
+        return self.controller.decide().seconds
+
+
+def young(cost: float, mtbf: float = 10_800.0) -> float:
+    return math.sqrt(2 * cost * mtbf)
+
+
+def test_a_run_of_which_nothing_is_known_saves_early_to_learn_what_it_costs() -> None:
+    scene = Scene(rate=rate_of(0.5, 5000.0))
+    assert scene.seconds == FIRST_SAVE_S
+    scene.saved(stall_s=0.5)
+    assert scene.seconds > 20 * FIRST_SAVE_S
+
+
+def test_what_earlier_attempts_measured_is_used_before_the_first_save() -> None:
+    scene = Scene(cost_s=0.5, persist_s=2.0)
+    assert scene.seconds == pytest.approx(young(0.5), rel=0.01)
+
+
+def test_the_stall_is_the_cost_and_one_slow_answer_changes_little() -> None:
+    scene = Scene()
+    for stall in (0.5, 0.5, 60.0, 0.5, 0.5):
+        scene.saved(stall_s=stall)
+    assert scene.seconds == pytest.approx(young(0.5), rel=0.01)
+
+
+def test_steps_that_are_slower_beside_a_save_cost_too() -> None:
+    scene = Scene()
+    scene.steps(10, 1.0)
+    scene.steps(20, 1.1, saving=True)
+    scene.saved(stall_s=0.1, persist_s=22.0)
+    assert scene.seconds == pytest.approx(young(2.0), rel=0.02)
+
+
+def test_an_evaluation_beside_a_save_is_not_charged_to_it() -> None:
+    scene = Scene()
+    scene.steps(10, 1.0)
+    scene.steps(1, 600.0, saving=True)
+    scene.saved(stall_s=0.1)
+    assert scene.seconds < young(10.0)
+
+
+def test_a_store_that_gets_slower_makes_the_interval_longer_and_back_again() -> None:
+    scene = Scene()
+    for _ in range(5):
+        scene.saved(stall_s=0.5, persist_s=2.0)
+    before = scene.seconds
+    for _ in range(5):
+        scene.saved(stall_s=0.5, persist_s=600.0)
+    assert scene.seconds == 600.0
+    for _ in range(5):
+        scene.saved(stall_s=0.5, persist_s=2.0)
+    assert scene.seconds == pytest.approx(before)
+
+
+def test_hours_without_a_failure_make_it_longer() -> None:
+    scene = Scene(rate=rate_of(1.0, 3.0), workers=1)
+    scene.saved(stall_s=0.5)
+    before = scene.seconds
+    scene.now += 9 * 3600
+    assert scene.seconds == pytest.approx(2 * before, rel=0.02)
+
+
+def test_more_workers_fail_more_often() -> None:
+    few, many = Scene(workers=1), Scene(workers=100)
+    for scene in (few, many):
+        scene.saved(stall_s=0.1)
+    assert many.seconds == pytest.approx(few.seconds / 10, rel=0.02)
+
+
+def test_a_dropped_save_teaches_nothing() -> None:
+    scene = Scene(cost_s=0.5, persist_s=2.0)
+    scene.saved(number=None, stall_s=50.0)
+    assert scene.seconds == pytest.approx(young(0.5), rel=0.01)
+    assert set(scene.controller.seconds()) == {"interval_s"}
+
+
+def test_what_goes_into_the_version_are_the_interval_and_the_cost() -> None:
+    scene = Scene()
+    scene.saved(stall_s=0.5)
+    told = scene.controller.seconds()
+    assert told == {"interval_s": pytest.approx(scene.seconds, abs=0.001), "save_cost_s": 0.5}
