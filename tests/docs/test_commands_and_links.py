@@ -13,8 +13,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]  # fmt: skip
 _TYPED = re.compile(r"^\$ (?:\.venv/bin/)?(pawl .*)$", re.MULTILINE)
 _INLINE = re.compile(r"`(pawl [a-z][^`]*)`")
-# Pictures of a browser are made by hand (docs/screenshots.py), after the text.
-_LINK = re.compile(r"\]\((?!https?://|#|(?:docs/)?screenshots/)([^)#\s]+)")
+_LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
 _NAMED = re.compile(r"`((?:docs|deployments|flows|tasks|ray_workers|tests|benchmarks)/[\w./-]+\.\w+)`")  # fmt: skip
 
 
