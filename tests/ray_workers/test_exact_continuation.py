@@ -46,7 +46,7 @@ def test_the_training_uses_what_it_claims_to(whole):
     _, series = whole
     values = {path.split("/")[3]: series[path] for path in series if path.endswith("/values")}
     assert values.keys() == {"loss", "scale", "lr", "average"}
-    assert len(set(values["loss"].tolist())) == STEPS
+    assert len(set(values["loss"][:STEPS].tolist())) == STEPS  # padded behind
     scale = values["scale"].tolist()
     assert scale[OVERFLOW_AT[1] - 1] == scale[OVERFLOW_AT[0] - 2] / 4, "the scaler never backed off"
     assert max(scale[i + 1] / scale[i] for i in range(STEPS - 1)) == 2, "the scaler never grew"

@@ -46,7 +46,7 @@ def test_a_row_joins_the_log_and_the_manifest(run):
         "status": "live", "tags": ["prod"], "metrics": {"loss": 0.5}, "config": {"lr": 0.1, "layers": [1, 2]},
         "bytes": version.bytes, "bytes_new": version.bytes, "committed_at": version.at, "attempt": 1, "fence": run.fence,
         "manifest": version.manifest, "parent": None, "parent_run": None, "payload": "state", "world_size": 2,
-        "durations": {"staging_s": 0.25, "upload_s": 0.5},
+        "durations": {"staging_s": 0.25, "upload_s": 0.5}, "interrupted": None,
     }  # fmt: skip
     assert [(shard["key"], shard["rank"]) for shard in shards] == [
         (key, rank) for rank, key in enumerate(run.shard_keys(1))
