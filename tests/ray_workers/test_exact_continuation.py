@@ -53,7 +53,7 @@ def test_the_training_uses_what_it_claims_to(whole):
     assert len(set(values["lr"].tolist())) > 1, "the plateau was never met"
     for path, steps in series.items():
         if path.endswith("/steps"):
-            assert steps.tolist() == list(range(1, STEPS + 1))
+            assert [step for step in steps.tolist() if step] == list(range(1, STEPS + 1))
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
