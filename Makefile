@@ -75,7 +75,8 @@ test-fast: setup ## Run the tests that need no Ray, Prefect or server
 
 .PHONY: test-all
 test-all: setup setup-s3 setup-prometheus setup-browser ## Run every test, the full matrices among them
-	PAWL_REQUIRE_TIERS=$(TIERS) HYPOTHESIS_PROFILE=ci $(PYTEST) -m 'not benchmark'
+	PAWL_REQUIRE_TIERS=$(TIERS) HYPOTHESIS_PROFILE=ci $(PYTEST) -m 'not benchmark' --junitxml build/test-all.xml
+	$(BIN)/python -m tests.support.matrix_table build/test-all.xml docs/reliability.md
 
 .PHONY: test-faults
 test-faults: setup setup-s3 ## Play the whole fault sweep on memory, folder and Ceph; writes its tables into docs/reliability.md
