@@ -30,6 +30,8 @@ __all__ = ["AgentConfig", "Coordinator", "NodeAgent", "agent_name"]
 
 
 _ATTACH_PATIENCE_S = 60.0
+_LOOK_S = 0.1
+_ACTOR_DIED = "the checkpoint actor died before this version was committed"
 
 _ABANDONED_S = 3600.0
 """So long a failed attempt's files wait for the one that comes after it, before another run's agent removes them."""
@@ -139,13 +141,26 @@ class NodeAgent:
             outcome = store_and_report(self._uploader, staged, link.fence, report, give_up)
         except RayActorError:
             outcome = None
+            threading.Thread(
+                target=self._give_up_at_the_next, args=(link, staged.progress.step), daemon=True
+            ).start()
         finally:
             self._metrics.answered(self._node)
         return outcome or VersionOutcome(
             step=staged.progress.step,
             number=None,
-            reason="the checkpoint actor died before this version was committed",
+            reason=_ACTOR_DIED,
         )
+
+    def _give_up_at_the_next(self, lost: Coordinator, step: int) -> None:
+        """Another rank's shard of this step may reach the next incarnation, which would wait for ours in vain."""
+        deadline = time.monotonic() + _ATTACH_PATIENCE_S
+        while time.monotonic() < deadline:
+            link = self._attached
+            if link is not None and link.fence != lost.fence:
+                link.actor.give_up.remote(step, _ACTOR_DIED)
+                return
+            time.sleep(_LOOK_S)
 
     def _coordinator(self) -> Coordinator:
         """Who coordinates now; a restarted agent waits until the driver has told it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -27,6 +28,9 @@ settings.register_profile("ci", max_examples=500, deadline=None, derandomize=Tru
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before anything is collected: forget the developer's own servers and keys, then set the profile."""
+    # A shell lets what it starts in the background ignore Ctrl-C, and every child inherits that; tests press it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in list(os.environ):
         if name.startswith(("AWS_", "PREFECT_", "PAWL_STORAGE", "RAY_ADDRESS")):
             del os.environ[name]

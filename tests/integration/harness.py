@@ -144,11 +144,6 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def _as_in_front() -> None:
-    """A shell lets what it starts in the background ignore Ctrl-C, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def start_pawl(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> PawlProcess:
     """Start `pawl ARGUMENTS` in `folder`, as the leader of a process group, as a terminal does."""
     count = len(list(folder.glob("pawl-*.log")))
@@ -159,7 +154,6 @@ def start_pawl(folder: Path, *arguments: str, env: Mapping[str, str] | None = No
         process = subprocess.Popen(
             command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {}), **family.environment}, start_new_session=True,
-            preexec_fn=_as_in_front,  # noqa: PLW1509 - it sets one signal, nothing that takes a lock
         )  # fmt: skip
     return PawlProcess(process=process, log=log, family=family, command=command)
 
