@@ -6,15 +6,15 @@ agent takes up where its predecessor died. Ray restarts it in place; the driver 
 
 from __future__ import annotations
 
+import functools
 import socket
 import threading
-import time
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
 
+from ray_workers.coordination import Coordination, Coordinator
 from ray_workers.log_collecting import LineBox
 from ray_workers.messages import LogLine, ShardReport, StagedShard, StopRequest, VersionOutcome
 from ray_workers.metrics import RunMetrics
@@ -22,15 +22,12 @@ from ray_workers.pipeline import store_and_report
 from ray_workers.ray_metrics import RayInstruments
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.clock import epoch_seconds
-from ray_workers.store.errors import StoreUnavailableError
 from ray_workers.store.opening import StorageTarget
 from ray_workers.uploader import Uploader, lower_priority
 
-__all__ = ["AgentConfig", "Coordinator", "NodeAgent", "agent_name"]
+__all__ = ["AgentConfig", "NodeAgent", "agent_name"]
 
 
-_ATTACH_PATIENCE_S = 60.0
-_LOOK_S = 0.1
 _ACTOR_DIED = "the checkpoint actor died before this version was committed"
 
 _ABANDONED_S = 3600.0
@@ -49,15 +46,6 @@ class AgentConfig:
     upload_tries: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Coordinator:
-    """Who coordinates now: the checkpoint actor and its fence; and whether the attempt must end."""
-
-    actor: Any
-    fence: int
-    stop: StopRequest | None = None
-
-
 @ray.remote(  # type: ignore[call-overload] # Ray's stubs lack concurrency_groups
     num_cpus=0, max_restarts=-1, max_task_retries=0, concurrency_groups={"io": 4, "control": 2}
 )
@@ -66,9 +54,7 @@ class NodeAgent:
         lower_priority()  # before the store's client starts threads of its own
         root = config.target.open()
         self._staging = config.staging
-        self._attached: Coordinator | None = None
-        self._attached_at = 0.0
-        self._known = threading.Event()
+        self._coordination = Coordination()
         self._uploader = Uploader(root.store, config.run, tries=config.upload_tries)
         self._staging.remove_abandoned(_ABANDONED_S, epoch_seconds())
         self._lines = LineBox()
@@ -97,14 +83,12 @@ class NodeAgent:
     @ray.method(concurrency_group="control")
     def attach(self, coordinator: Coordinator) -> None:
         """Serve this coordinator from now on; the driver calls it again and again, so a restarted agent learns too."""
-        self._attached, self._attached_at = coordinator, time.monotonic()
-        self._known.set()
+        self._coordination.attach(coordinator)
 
     @ray.method(concurrency_group="control")
     def stop_request(self) -> StopRequest | None:
         """Why the attempt must end, with the grace that is left by now."""
-        stop = None if self._attached is None else self._attached.stop
-        return None if stop is None else stop.after(time.monotonic() - self._attached_at)
+        return self._coordination.stop_request()
 
     @ray.method(concurrency_group="control")
     def allocate(self, rank: int, count: int, size: int) -> list[str]:
@@ -118,13 +102,14 @@ class NodeAgent:
 
     @ray.method(concurrency_group="control")
     def decline(self, step: int, reason: str) -> None:
-        self._coordinator().actor.give_up.remote(step, reason)
+        """This node has no shard of `step`. Returns at once."""
+        self._give_up(step, reason)
 
     @ray.method(concurrency_group="io")
     def save(self, staged: StagedShard) -> VersionOutcome:
         """Store a staged shard and answer with what became of its version. The buffer is free when this answers."""
         lower_priority()
-        link = self._coordinator()
+        link = self._coordination.current()
         self._metrics.staged(staged.bytes, self._node)
 
         def report(done: ShardReport) -> VersionOutcome:
@@ -141,9 +126,7 @@ class NodeAgent:
             outcome = store_and_report(self._uploader, staged, link.fence, report, give_up)
         except RayActorError:
             outcome = None
-            threading.Thread(
-                target=self._give_up_at_the_next, args=(link, staged.progress.step), daemon=True
-            ).start()
+            self._give_up(staged.progress.step, _ACTOR_DIED, lost=link)
         finally:
             self._metrics.answered(self._node)
         return outcome or VersionOutcome(
@@ -152,19 +135,13 @@ class NodeAgent:
             reason=_ACTOR_DIED,
         )
 
-    def _give_up_at_the_next(self, lost: Coordinator, step: int) -> None:
-        """Another rank's shard of this step may reach the next incarnation, which would wait for ours in vain."""
-        deadline = time.monotonic() + _ATTACH_PATIENCE_S
-        while time.monotonic() < deadline:
-            link = self._attached
-            if link is not None and link.fence != lost.fence:
-                link.actor.give_up.remote(step, _ACTOR_DIED)
-                return
-            time.sleep(_LOOK_S)
+    def _give_up(self, step: int, reason: str, *, lost: Coordinator | None = None) -> None:
+        def hears(coordinator: Coordinator) -> bool:
+            try:
+                ray.get(coordinator.actor.give_up.remote(step, reason))
+            except RayActorError:
+                return False
+            return True
 
-    def _coordinator(self) -> Coordinator:
-        """Who coordinates now; a restarted agent waits until the driver has told it."""
-        self._known.wait(_ATTACH_PATIENCE_S)
-        if self._attached is None:
-            raise StoreUnavailableError("The node agent was not told who coordinates this attempt.")
-        return self._attached
+        tell = functools.partial(self._coordination.tell, hears, lost=lost)
+        threading.Thread(target=tell, name="pawl-give-up", daemon=True).start()

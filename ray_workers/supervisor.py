@@ -24,10 +24,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_workers.checkpoint_actor import CheckpointActor, actor_name
 from ray_workers.checkpoint_manager import AttemptIdentity
+from ray_workers.coordination import Coordinator
 from ray_workers.interruption_watch import InterruptionWatch, TimeLimit
 from ray_workers.log_collecting import LogCollector
 from ray_workers.messages import PawlEvent, StopRequest
-from ray_workers.node_agent import AgentConfig, Coordinator, NodeAgent, agent_name
+from ray_workers.node_agent import AgentConfig, NodeAgent, agent_name
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.ray_cluster import draining_nodes
 from ray_workers.store.attempts import resumed_from, start_incarnation

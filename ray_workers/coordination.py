@@ -1,0 +1,89 @@
+"""Who coordinates a node agent's saves: one checkpoint actor after the other, each under a fence of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ray_workers.messages import StopRequest
+from ray_workers.store.errors import StoreUnavailableError
+
+__all__ = ["Coordination", "Coordinator"]
+
+_PATIENCE_S = 60.0
+"""How long a restarted agent, or a message for a dead coordinator, waits until the driver names the next one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coordinator:
+    """Who coordinates now: the checkpoint actor and its fence; and whether the attempt must end."""
+
+    actor: Any
+    fence: int
+    stop: StopRequest | None = None
+
+
+class Coordination:
+    """What one agent knows; shared by its threads.
+
+    Args:
+        patience_s: seconds to wait for a coordinator that is not there yet.
+    """
+
+    def __init__(self, patience_s: float = _PATIENCE_S) -> None:
+        self._patience_s = patience_s
+        self._changed = threading.Condition()
+        self._attached: Coordinator | None = None
+        self._attached_at = 0.0
+
+    def attach(self, coordinator: Coordinator) -> None:
+        """Serve this one from now on. The driver says it again and again."""
+        with self._changed:
+            self._attached, self._attached_at = coordinator, time.monotonic()
+            self._changed.notify_all()
+
+    def current(self) -> Coordinator:
+        """The coordinator now. Raises `StoreUnavailableError` when none is named within the patience."""
+        found = self._other_than(None)
+        if found is None:
+            raise StoreUnavailableError("The node agent was not told who coordinates this attempt.")
+        return found
+
+    def stop_request(self) -> StopRequest | None:
+        """Why the attempt must end, with the grace that is left by now."""
+        with self._changed:
+            stop = None if self._attached is None else self._attached.stop
+            return None if stop is None else stop.after(time.monotonic() - self._attached_at)
+
+    def tell(
+        self, hears: Callable[[Coordinator], bool], *, lost: Coordinator | None = None
+    ) -> bool:
+        """Bring a message to whoever lives to hear it.
+
+        A shard that one rank gave to a dying coordinator may be missing to its successor, which would wait for it in
+        vain: so what a version will never have must be said to the one that lives in the end.
+
+        Args:
+            hears: sends the message; False when that coordinator is dead.
+            lost: one that is known to be dead.
+
+        Returns:
+            False when nobody heard it within the patience.
+        """
+        while (found := self._other_than(lost)) is not None:
+            if hears(found):
+                return True
+            lost = found
+        return False
+
+    def _other_than(self, lost: Coordinator | None) -> Coordinator | None:
+        def known() -> bool:
+            return self._attached is not None and (
+                lost is None or self._attached.fence != lost.fence
+            )
+
+        with self._changed:
+            return self._attached if self._changed.wait_for(known, self._patience_s) else None
