@@ -46,6 +46,10 @@ class CheckpointActor:
         outcome = await asyncio.to_thread(self._manager.give_up, step, reason)
         return await self._answer(step, outcome)
 
+    async def lose(self, step: int, reason: str) -> VersionOutcome:
+        outcome = await asyncio.to_thread(self._manager.lose, step, reason)
+        return await self._answer(step, outcome)
+
     async def drain_events(self) -> tuple[list[PawlEvent], str | None]:
         """Events since the last call, and why the attempt must stop, if it must."""
         events = await asyncio.to_thread(self._manager.drain_events)

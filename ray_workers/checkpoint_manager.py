@@ -116,6 +116,22 @@ class CheckpointManager:
             self._pending.pop(step, None)
             return self._dropped(step, reason)
 
+    def lose(self, step: int, reason: str) -> VersionOutcome:
+        """As `give_up`, for a version that an earlier coordinator took with it when it died.
+
+        No store refused it, so it spends none of the budget; a rank whose shard of it came here must not wait for the rest.
+        """
+        with self._lock:
+            if step in self._outcomes:
+                return self._outcomes[step]
+            if (
+                self._pending.pop(step, None) is not None
+            ):  # else it may be a version: only its answer was lost
+                self._tell_dropped(step, reason)
+            return self._settle(
+                VersionOutcome(step=step, number=None, reason=reason, stop=self._stop)
+            )
+
     def outcome(self, step: int) -> VersionOutcome | None:
         return self._outcomes.get(step)
 
@@ -213,9 +229,7 @@ class CheckpointManager:
     def _dropped(self, step: int, reason: str, *, resend: bool = False) -> VersionOutcome:
         self._dropped_in_a_row += 1
         self._dropped_reason = reason
-        self._tell(
-            "dropped", f"The save of step {step} was dropped: {reason}", step=step, reason=reason
-        )
+        self._tell_dropped(step, reason)
         if self._dropped_in_a_row > self._budget and self._stop is None:
             self._stop = "budget_spent"
             self._tell(
@@ -227,6 +241,10 @@ class CheckpointManager:
         return self._settle(
             VersionOutcome(step=step, number=None, reason=reason, stop=self._stop, resend=resend)
         )
+
+    def _tell_dropped(self, step: int, reason: str) -> None:
+        text = f"The save of step {step} was dropped: {reason}"
+        self._tell("dropped", text, step=step, reason=reason)
 
     def _drops(self) -> dict[str, str]:
         """What the next version says of the saves before it: events are gone with the flow run, a manifest stays."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import ray
@@ -103,7 +104,7 @@ class NodeAgent:
     @ray.method(concurrency_group="control")
     def decline(self, step: int, reason: str) -> None:
         """This node has no shard of `step`. Returns at once."""
-        self._give_up(step, reason)
+        self._say(lambda actor: actor.give_up.remote(step, reason))
 
     @ray.method(concurrency_group="io")
     def save(self, staged: StagedShard) -> VersionOutcome:
@@ -126,7 +127,8 @@ class NodeAgent:
             outcome = store_and_report(self._uploader, staged, link.fence, report, give_up)
         except RayActorError:
             outcome = None
-            self._give_up(staged.progress.step, _ACTOR_DIED, lost=link)
+            step = staged.progress.step
+            self._say(lambda actor: actor.lose.remote(step, _ACTOR_DIED), lost=link)
         finally:
             self._metrics.answered(self._node)
         return outcome or VersionOutcome(
@@ -135,13 +137,15 @@ class NodeAgent:
             reason=_ACTOR_DIED,
         )
 
-    def _give_up(self, step: int, reason: str, *, lost: Coordinator | None = None) -> None:
+    def _say(self, send: Callable[[Any], Any], *, lost: Coordinator | None = None) -> None:
+        """Have `send` bring a message to the checkpoint actor, or to its successor. Returns at once."""
+
         def hears(coordinator: Coordinator) -> bool:
             try:
-                ray.get(coordinator.actor.give_up.remote(step, reason))
+                ray.get(send(coordinator.actor))
             except RayActorError:
                 return False
             return True
 
         tell = functools.partial(self._coordination.tell, hears, lost=lost)
-        threading.Thread(target=tell, name="pawl-give-up", daemon=True).start()
+        threading.Thread(target=tell, name="pawl-say", daemon=True).start()

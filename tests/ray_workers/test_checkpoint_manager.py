@@ -178,6 +178,19 @@ def test_what_was_committed_is_not_given_up(store):
     assert manager.give_up(10, "late") == done
 
 
+def test_what_a_dead_coordinator_took_with_it_spends_nothing_and_nobody_waits_for_it(store):
+    manager = new_manager(store, budget=0)
+    assert report(manager, 10, rank=1) is None  # its other shard went to the one that died
+    for step in (10, 20, 30):
+        assert manager.lose(step, "it died").number is None
+    assert (manager.busy(), manager.stop_reason) == (False, None)
+    assert kinds(manager) == ["dropped"]  # of the others it is not known what became
+    assert report(manager, 20, rank=1).reason == "it died"
+    report(manager, 40, rank=0)
+    assert report(manager, 40, rank=1).number == 1
+    assert manager.lose(40, "it died").number == 1
+
+
 def test_a_store_that_refuses_the_commit_spends_the_budget():
     class Full(MemoryStore):
         full = False
