@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
@@ -126,16 +127,11 @@ class NodeAgent:
         try:
             outcome = store_and_report(self._uploader, staged, link.fence, report, give_up)
         except RayActorError:
-            outcome = None
-            step = staged.progress.step
+            outcome, step = None, staged.progress.step
             self._say(lambda actor: actor.lose.remote(step, _ACTOR_DIED), lost=link)
         finally:
             self._metrics.answered(self._node)
-        return outcome or VersionOutcome(
-            step=staged.progress.step,
-            number=None,
-            reason=_ACTOR_DIED,
-        )
+        return outcome or VersionOutcome(step=staged.progress.step, number=None, reason=_ACTOR_DIED)
 
     def _say(self, send: Callable[[Any], Any], *, lost: Coordinator | None = None) -> None:
         """Have `send` bring a message to the checkpoint actor, or to its successor. Returns at once."""
