@@ -6,18 +6,16 @@ A parameter holds only the block's name (`pawl-storage/main`), never what is in 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from prefect.blocks.core import Block
-from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
 from pydantic import Field, SecretStr
 
 from ray_workers.config import Scaling
 from ray_workers.store.credentials import S3Credentials
 from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.opening import StorageTarget
+from tasks.block_documents import block_document, keys_of_block
 
 __all__ = ["PawlCluster", "PawlStorage", "storage_target", "use_cluster"]
 
@@ -205,7 +203,7 @@ def storage_target(storage: str | None) -> StorageTarget:
     name = _name_in(wanted, _STORAGE)
     if name is None:
         return StorageTarget(wanted)
-    return PawlStorage.model_validate(_document(_STORAGE, name)).target()
+    return PawlStorage.model_validate(block_document(_STORAGE, name)).target()
 
 
 def use_cluster(scaling: Scaling) -> Scaling:
@@ -220,57 +218,13 @@ def use_cluster(scaling: Scaling) -> Scaling:
         raise InvalidInputError(
             "Both scaling.cluster and scaling.ray_address are set: give one of them."
         )
-    block = PawlCluster.model_validate(_document(_CLUSTER, _name_of_cluster(scaling.cluster)))
+    block = PawlCluster.model_validate(block_document(_CLUSTER, _name_of_cluster(scaling.cluster)))
     if block.token is not None and block.token.get_secret_value():
         os.environ |= {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": block.token.get_secret_value(),
         }
     return scaling.model_copy(update={"ray_address": block.ray_address()})
-
-
-def keys_of_block(reference: str) -> dict[str, Any]:
-    """What `S3Credentials` takes, from a block of prefect-aws, which need not be installed here.
-
-    Raises:
-        InvalidInputError: no such block, or a setting of it that Pawl cannot follow.
-    """
-    slug, _, name = reference.partition("/")
-    fields = _AWS_FIELDS.get(slug)
-    if fields is None or not name:
-        raise InvalidInputError(
-            f"The credentials block {reference[:120]!r} is not of the form aws-credentials/NAME or minio-credentials/NAME."
-        )
-    document = _document(slug, name)
-    client: Mapping[str, Any] = document.get("aws_client_parameters") or {}
-    unusable = [key for key in ("profile_name", "assume_role_arn") if document.get(key)] + [
-        key for key in ("verify_cert_path",) if client.get(key)
-    ]
-    if client.get("verify") is False:
-        unusable.append("verify=false")
-    if unusable:
-        raise InvalidInputError(
-            f"The block {reference!r} sets {', '.join(unusable)}, which Pawl does not follow: use a block with plain keys, "
-            "or give the workers a profile or role of their own and leave the credentials block empty."
-        )
-    found = {ours: document.get(theirs) for ours, theirs in fields.items()}
-    found["endpoint_url"] = client.get("endpoint_url")
-    return {name: value for name, value in found.items() if value}
-
-
-_AWS_FIELDS: Mapping[str, Mapping[str, str]] = {
-    "aws-credentials": {
-        "access_key_id": "aws_access_key_id",
-        "secret_access_key": "aws_secret_access_key",
-        "session_token": "aws_session_token",
-        "region": "region_name",
-    },
-    "minio-credentials": {
-        "access_key_id": "minio_root_user",
-        "secret_access_key": "minio_root_password",
-        "region": "region_name",
-    },
-}
 
 
 def _name_in(text: str, slug: str) -> str | None:
@@ -285,16 +239,3 @@ def _name_of_cluster(reference: str) -> str:
             f"scaling.cluster is {reference[:120]!r}: write the name of a cluster block, as in pawl-cluster/main."
         )
     return name
-
-
-def _document(slug: str, name: str) -> dict[str, Any]:
-    """What is in the block, secrets included; read raw, so that the class that made it need not be installed."""
-    with get_client(sync_client=True) as client:
-        try:
-            found = client.read_block_document_by_name(name, slug, include_secrets=True)
-        except ObjectNotFound:
-            raise InvalidInputError(
-                f"There is no block {slug}/{name} on this Prefect server: create it in the UI under Blocks, or "
-                f"correct the name."
-            ) from None
-    return dict(found.data)

@@ -8,8 +8,9 @@ from pydantic import SecretStr
 from ray_workers.config import Scaling
 from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.opening import StorageTarget
-from tasks import blocks
-from tasks.blocks import PawlCluster, PawlStorage, keys_of_block, storage_target, use_cluster
+from tasks import block_documents, blocks
+from tasks.block_documents import keys_of_block
+from tasks.blocks import PawlCluster, PawlStorage, storage_target, use_cluster
 
 CANARY = "canary-7b1c"
 
@@ -18,7 +19,8 @@ CANARY = "canary-7b1c"
 def saved(monkeypatch):
     """Blocks as the server would hand them out, by slug and name."""
     documents: dict[tuple[str, str], dict[str, object]] = {}
-    monkeypatch.setattr(blocks, "_document", lambda slug, name: documents[slug, name])
+    for module in (blocks, block_documents):
+        monkeypatch.setattr(module, "block_document", lambda slug, name: documents[slug, name])
     return documents
 
 

@@ -1,0 +1,58 @@
+"""How many training workers, and on which Ray cluster."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ray_workers.config.settings import Settings
+
+__all__ = ["Scaling"]
+
+
+class Scaling(Settings):
+    """How many training workers, of what size, on which Ray cluster."""
+
+    workers: int = Field(default=2, ge=1, le=10_000, description="Number of Ray Train workers.")
+    cpus_per_worker: float = Field(default=1, gt=0, description="CPUs that each worker asks for.")
+    gpus_per_worker: float = Field(default=0, ge=0, description="GPUs that each worker asks for.")
+    ray_address: str | None = Field(
+        default=None,
+        description=(
+            "An existing Ray cluster: http://host:8265 starts a Ray job there, which outlives this flow run; host:6379 or "
+            "'auto' joins it from one of its nodes. Empty: start one for this run."
+        ),
+    )
+    cluster: str | None = Field(
+        default=None,
+        description="Name of a cluster block, as in pawl-cluster/main, instead of an address.",
+    )
+    on_changed_workers: Literal["refuse", "reshard"] = Field(
+        default="refuse",
+        description=(
+            "When the version to resume was saved by another number of workers: 'refuse', or 'reshard' (same order of "
+            "samples, new random streams)."
+        ),
+    )
+    log_lines_per_second: float = Field(
+        default=20,
+        ge=0,
+        le=1000,
+        description="Log lines of each worker that go to the flow run's Logs, in the long run. 0: none.",
+    )
+
+    @property
+    def jobs_address(self) -> str | None:
+        """The job server that this training runs on; None: the driver is the flow's own process."""
+        address = self.ray_address or ""
+        return address.rstrip("/") if address.startswith(("http://", "https://")) else None
+
+    @model_validator(mode="after")
+    def _is_no_ray_client(self) -> Scaling:
+        if (self.ray_address or "").startswith("ray://"):
+            raise ValueError(
+                "Ray Train does not work over the Ray Client (ray://): give the job server instead, http://host:8265, or "
+                "host:6379 from a node of the cluster"
+            )
+        return self
