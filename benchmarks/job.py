@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ray_workers.checkpoint_manager import AttemptIdentity, CheckpointManager
+from ray_workers.checkpoint_manager import CheckpointManager
 from ray_workers.context import TrainingContext, set_context
 from ray_workers.messages import ResumePoint
 from ray_workers.pipeline import InProcessPipeline
@@ -28,6 +28,7 @@ from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.opening import StorageTarget
 from ray_workers.training_state import TrainingParts
 from ray_workers.uploader import Uploader
+from ray_workers.version_assembly import AttemptIdentity
 
 __all__ = ["Job", "Made", "compute", "make_state", "open_job"]
 

@@ -10,12 +10,13 @@ import asyncio
 
 import ray
 
-from ray_workers.checkpoint_manager import AttemptIdentity, CheckpointManager
+from ray_workers.checkpoint_manager import CheckpointManager
 from ray_workers.messages import PawlEvent, ShardReport, VersionOutcome
 from ray_workers.metrics import RunMetrics
 from ray_workers.ray_metrics import RayInstruments
 from ray_workers.store.attempts import this_process
 from ray_workers.store.opening import StorageTarget
+from ray_workers.version_assembly import AttemptIdentity
 
 __all__ = ["CheckpointActor", "actor_name"]
 

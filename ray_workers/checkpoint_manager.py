@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from typing import Any
 
 from ray_workers.messages import PawlEvent, ShardReport, VersionOutcome
@@ -19,36 +16,21 @@ from ray_workers.store.bodies import VersionName
 from ray_workers.store.clock import utc_now
 from ray_workers.store.commit import Base, CommittedVersion, commit_version
 from ray_workers.store.errors import FenceLostError, PawlError, RetryableError, RuleRefusedError
-from ray_workers.store.layout import merge_layouts
 from ray_workers.store.log import RunLog
-from ray_workers.store.manifest import (
-    DROPPED_REASON,
-    DROPPED_SAVES,
-    FileEntry,
-    Manifest,
-    VersionRef,
-    check_coverage,
-)
+from ray_workers.store.manifest import DROPPED_REASON, DROPPED_SAVES, VersionRef, check_coverage
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.versions import load_manifest
+from ray_workers.version_assembly import (
+    AttemptIdentity,
+    assemble_manifest,
+    committed_facts,
+    committed_sentence,
+)
 
-__all__ = ["AttemptIdentity", "CheckpointManager"]
+__all__ = ["CheckpointManager"]
 
 _LOG_PATIENCE_S = 900.0
 _MAX_REASON = 500
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptIdentity:
-    """The attempt on whose behalf versions are committed."""
-
-    run: str
-    run_id: str
-    fence: int
-    parent: VersionRef | None
-    """The resume point, until the first commit."""
-    config: Mapping[str, Any]
-    by: Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -124,9 +106,8 @@ class CheckpointManager:
         with self._lock:
             if step in self._outcomes:
                 return self._outcomes[step]
-            if (
-                self._pending.pop(step, None) is not None
-            ):  # else it may be a version: only its answer was lost
+            # Where no shard waits here it may be a version all the same: only its answer was lost.
+            if self._pending.pop(step, None) is not None:
                 self._tell_dropped(step, reason)
             return self._settle(
                 VersionOutcome(step=step, number=None, reason=reason, stop=self._stop)
@@ -161,7 +142,9 @@ class CheckpointManager:
         reused = frozenset[str]().union(*(report.reused for report in reports))
         begun = time.monotonic()
         try:
-            manifest = _manifest_of(self._attempt, self._parent or self._resume_point(), reports)
+            manifest = assemble_manifest(
+                self._attempt, self._parent or self._resume_point(), reports
+            )
             manifest = replace(manifest, environment={**manifest.environment, **self._drops()})
             check_coverage(manifest)
             base = self._base_of(reused)
@@ -180,8 +163,8 @@ class CheckpointManager:
         self._parent = VersionRef(run=None, number=done.number, digest=done.manifest)
         self._dropped_in_a_row = 0
         persist_s = max(r.took_s for r in reports) + time.monotonic() - begun
-        facts = {**_facts(done, manifest, reports), "persist_s": persist_s}
-        self._tell("committed", _sentence(done, manifest, reports), **facts)
+        facts = {**committed_facts(done, manifest, reports), "persist_s": persist_s}
+        self._tell("committed", committed_sentence(done, manifest, reports), **facts)
         return self._settle(
             VersionOutcome(
                 step=step,
@@ -261,81 +244,9 @@ class CheckpointManager:
         self._events.append(PawlEvent(kind=kind, message=message, at=utc_now(), details=details))
 
 
-def _manifest_of(
-    attempt: AttemptIdentity, parent: VersionRef | None, reports: list[ShardReport]
-) -> Manifest:
-    lead = reports[0].staged
-    return Manifest(
-        payload=lead.payload,  # type: ignore[arg-type] # checked by Manifest
-        run_id=attempt.run_id,
-        fence=attempt.fence,
-        write_id=uuid.uuid4().hex,
-        created_at=utc_now(),
-        parent=parent,
-        progress=lead.progress,
-        metrics=dict(lead.state.metrics),
-        curve=dict(lead.state.curve),
-        config=dict(attempt.config),
-        world_size=lead.world_size,
-        environment=dict(lead.state.environment),
-        plain=lead.state.plain,
-        rank_plain=tuple(r.staged.state.rank_plain for r in reports)
-        if lead.payload == "state"
-        else (),
-        tensors=merge_layouts([part.layout for r in reports for part in r.staged.parts]),
-        files=tuple(
-            FileEntry(path=f.path, shard=index, name=f.name, bytes=f.bytes)
-            for index, report in zip(_first_shards(reports), reports, strict=True)
-            for f in report.staged.state.files
-        ),
-        shards=tuple(entry for report in reports for entry in report.entries),
-        durations={
-            **lead.state.timings,
-            "staging_s": max(r.staged.staged_s for r in reports),
-            "upload_s": max(r.upload_s for r in reports),
-            "durable_s": max(r.took_s for r in reports),
-        },
-    )
-
-
 def _holds(base: Base | None, reused: frozenset[str]) -> bool:
     return base is not None and reused <= {shard.key for shard in base.shards}
 
 
-def _first_shards(reports: list[ShardReport]) -> list[int]:
-    """Index in the manifest of each rank's first shard."""
-    return [0, *accumulate(len(report.entries) for report in reports)][:-1]
-
-
 def _name(done: CommittedVersion) -> VersionName:
     return VersionName(number=done.number, manifest=done.manifest)
-
-
-def _facts(
-    done: CommittedVersion, manifest: Manifest, reports: list[ShardReport]
-) -> dict[str, Any]:
-    return {
-        "interval_s": reports[0].staged.state.timings.get("interval_s"),
-        "number": done.number,
-        "manifest": done.manifest,
-        "step": done.step,
-        "epoch": manifest.progress.epoch,
-        "epochs_wanted": manifest.progress.epochs_wanted,
-        "bytes": done.bytes,
-        "bytes_new": done.bytes_new,
-        "metrics": dict(manifest.metrics),
-        "upload_s": max(r.upload_s for r in reports),
-        "staging_s": max(r.staged.staged_s for r in reports),
-    }
-
-
-def _sentence(done: CommittedVersion, manifest: Manifest, reports: list[ShardReport]) -> str:
-    seconds = max(r.upload_s for r in reports)
-    rate = done.bytes_new / seconds / 1e6 if seconds > 0 else 0.0
-    known = done.bytes - done.bytes_new
-    sent = f", of which {done.bytes_new / 1e6:.2f} MB sent" if known else ""
-    return (
-        f"Version {done.number} committed: step {done.step}, epoch {manifest.progress.epoch}, "
-        f"{done.bytes / 1e6:.2f} MB{sent} in {seconds:.2f} s ({rate:.1f} MB/s), training stood still for "
-        f"{1e3 * max(r.staged.staged_s for r in reports):.1f} ms"
-    )

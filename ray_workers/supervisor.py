@@ -23,7 +23,6 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_workers.checkpoint_actor import CheckpointActor, actor_name
-from ray_workers.checkpoint_manager import AttemptIdentity
 from ray_workers.coordination import Coordinator
 from ray_workers.interruption_watch import InterruptionWatch, TimeLimit
 from ray_workers.log_collecting import LogCollector
@@ -38,6 +37,7 @@ from ray_workers.store.log import RunLog
 from ray_workers.store.manifest import VersionRef
 from ray_workers.store.opening import StorageTarget
 from ray_workers.validator_actor import Judged, ValidatorActor
+from ray_workers.version_assembly import AttemptIdentity
 
 __all__ = ["Supervision", "Supervisor"]
 

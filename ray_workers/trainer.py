@@ -14,7 +14,6 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train import TrainingFailedError as RayTrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from ray_workers.checkpoint_manager import AttemptIdentity
 from ray_workers.environment import started_as
 from ray_workers.fitting import Fitting
 from ray_workers.interruption_watch import TimeLimit
@@ -38,6 +37,7 @@ from ray_workers.store.manifest import VersionRef
 from ray_workers.supervisor import Supervision, Supervisor
 from ray_workers.train_worker import WorkerJob, run_worker
 from ray_workers.training_job import TrainingJob
+from ray_workers.version_assembly import AttemptIdentity
 from ray_workers.worker_errors import causes_of, last_line
 
 __all__ = ["train"]

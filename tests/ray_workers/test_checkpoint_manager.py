@@ -2,7 +2,7 @@
 
 import pytest
 
-from ray_workers.checkpoint_manager import AttemptIdentity, CheckpointManager
+from ray_workers.checkpoint_manager import CheckpointManager
 from ray_workers.messages import RankState, ShardReport, StagedPart, StagedShard
 from ray_workers.store.attempts import create_run, read_run, start_attempt
 from ray_workers.store.checksum import digest_of
@@ -14,6 +14,7 @@ from ray_workers.store.manifest import Progress, VersionRef
 from ray_workers.store.memory import MemoryStore
 from ray_workers.store.shards import ShardEntry
 from ray_workers.store.versions import load_manifest
+from ray_workers.version_assembly import AttemptIdentity
 from tests.support.faulty_store import Fault, FaultyStore
 from tests.support.small_training import patient_process, small_loop
 

@@ -14,7 +14,7 @@ from unittest import mock
 import torch.distributed as dist
 
 from ray_workers import session
-from ray_workers.checkpoint_manager import AttemptIdentity, CheckpointManager
+from ray_workers.checkpoint_manager import CheckpointManager
 from ray_workers.context import TrainingContext, set_context
 from ray_workers.messages import (
     ResumePoint,
@@ -35,6 +35,7 @@ from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.opening import StorageTarget
 from ray_workers.uploader import Uploader
 from ray_workers.validation import SoundnessPolicy
+from ray_workers.version_assembly import AttemptIdentity
 from tests.support.in_process import PatientSaver
 
 __all__ = ["GroupAttempt", "train_in_group"]

@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 from ray_workers import session
-from ray_workers.checkpoint_manager import AttemptIdentity, CheckpointManager
+from ray_workers.checkpoint_manager import CheckpointManager
 from ray_workers.context import TrainingContext, set_context
 from ray_workers.messages import ResumePoint
 from ray_workers.opening_attempt import Applicant, open_attempt
@@ -29,6 +29,7 @@ from ray_workers.store.run_state import RunState
 from ray_workers.store.versions import load_manifest
 from ray_workers.uploader import Uploader
 from ray_workers.validation import SoundnessPolicy
+from ray_workers.version_assembly import AttemptIdentity
 
 Loop = Callable[[dict[str, Any]], None]
 
