@@ -33,7 +33,7 @@ def _open_and_keep(**parts):
 def _hear_of_the_last_save():
     """As the session does when it decides on the next save, but waiting for the answer."""
     session = _sessions[-1]
-    session._books.hear(session._saver.wait(600))
+    session._rounds.settle(600)
 
 
 def train_loop(config):

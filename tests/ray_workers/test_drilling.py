@@ -162,7 +162,7 @@ def test_bytes_that_fail_in_the_worker_alone_are_the_machines_fault(run, monkeyp
 
     before = records(run)
     with monkeypatch.context() as patch:
-        patch.setattr("ray_workers.session.read_manifest", broken)
+        patch.setattr("ray_workers.coming_back.read_manifest", broken)
         outcome = drill(run, 3)
     assert (outcome.passed, outcome.quarantined) == (False, False)
     assert "that machine's or the network's" in str(outcome.reason)

@@ -1,0 +1,76 @@
+"""The live state of one rank, named as a version names it; no tensor is copied here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray_workers.environment import describe_environment
+from ray_workers.loss_probe import PROBE_METRIC, Probe, measure
+from ray_workers.planners import SHARED_PREFIX, rank_prefix
+from ray_workers.rank_content import RankContent
+from ray_workers.series import MetricSeries
+from ray_workers.state_tree import split
+from ray_workers.store.manifest_parts import INTERRUPTED
+from ray_workers.training_state import TrainingParts, capture, frozen_paths, steady_paths
+
+__all__ = ["LeadNotes", "OwnState", "live_content"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnState:
+    """What a rank has alone, and gets back alone."""
+
+    rank: int
+    rng: Any
+    position: Any
+    series: MetricSeries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeadNotes:
+    """What rank 0 adds for all."""
+
+    environment: Mapping[str, str]
+    timings: Mapping[str, float]
+    """Seconds."""
+    interrupted_by: str | None
+    """Why this is an attempt's last version, when something ended it."""
+
+
+def live_content(
+    own: OwnState, parts: TrainingParts | None, probe: Probe | None, lead: LeadNotes | None
+) -> RankContent:
+    """The state as it is now. With a probe all ranks call this together.
+
+    Args:
+        own: this rank's.
+        parts: what all ranks share; None: the loop hands over directories.
+        probe: measured here, on the model as it is saved.
+        lead: of rank 0, None on the others.
+    """
+    probed = {}
+    if probe is not None and parts is not None:
+        probed = {PROBE_METRIC: measure(parts.model, probe)}
+    local = split(
+        {"rng": own.rng, "data": own.position, "series": own.series.state()},
+        prefix=rank_prefix(own.rank),
+    )
+    shared = split(capture(parts) if parts else {}, prefix=SHARED_PREFIX)
+    return RankContent(
+        tensors={**shared.tensors, **local.tensors},
+        steady=steady_paths(parts, shared.tensors) if parts else frozenset(),
+        frozen=frozen_paths(parts, shared.tensors) if parts else frozenset(),
+        rank_plain=local.plain,
+        plain=shared.plain if lead else None,
+        metrics={**own.series.latest(), **probed} if lead else {},
+        curve=own.series.curves() if lead else {},
+        environment=_environment(lead) if lead else {},
+        timings=lead.timings if lead else {},
+    )
+
+
+def _environment(lead: LeadNotes) -> dict[str, str]:
+    interrupted = {} if lead.interrupted_by is None else {INTERRUPTED: lead.interrupted_by}
+    return {**describe_environment(), **lead.environment, **interrupted}

@@ -1,0 +1,128 @@
+"""Where one rank's training stands: its step, its place in the data, its parts, what it started from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray_workers import rng
+from ray_workers.coming_back import Restored
+from ray_workers.context import TrainingContext
+from ray_workers.data_position import DataPosition
+from ray_workers.live_content import LeadNotes, OwnState, live_content
+from ray_workers.loss_probe import Probe, measure_twice
+from ray_workers.rank_content import RankContent
+from ray_workers.series import MetricSeries
+from ray_workers.startup import StartUp
+from ray_workers.store.errors import InvalidInputError
+from ray_workers.store.manifest import Progress
+from ray_workers.training_state import TrainingParts
+
+__all__ = ["LiveRun"]
+
+
+class LiveRun:
+    """Args as of the session."""
+
+    def __init__(
+        self,
+        context: TrainingContext,
+        parts: TrainingParts | None,
+        loader: Any | None,
+        probe: Probe | None,
+    ) -> None:
+        self._context = context
+        self._probe = probe
+        self._rng_state: dict[str, Any] | None = None
+        self._startup = StartUp(context.launched_at)
+        self.parts = parts
+        self.position = DataPosition(loader)
+        self.series = MetricSeries()
+        self.epochs_wanted: int | None = None
+        self.step = 0
+        """Optimizer steps done since the run began."""
+        self.first_step = 0
+        """Where this attempt began."""
+        self.committed_step = -1
+        """The step that it came back to; -1: this run has no version of its own yet."""
+        self.directory: Path | None = None
+        self.probed: tuple[float, ...] = ()
+        """In a drill: what the probe gave on the restored model."""
+
+    @property
+    def epoch(self) -> int:
+        return self.position.epoch
+
+    def restored(self, back: Restored) -> None:
+        """Stand where the version stood; `parts` hold its state already."""
+        self._startup.restored(back.point.verify_s)
+        self.step = self.first_step = back.progress.step
+        self.position.epoch = back.progress.epoch
+        self.directory = back.directory
+        if back.own is not None:
+            self.position.load(back.own["data"])
+            self.series.load(back.own["series"])
+            self._rng_state = back.own["rng"]
+        if not back.point.foreign:
+            self.committed_step = self.step
+        if self._context.drill and self._probe is not None and self.parts is not None:
+            self.probed = measure_twice(self.parts.model, self._probe)
+
+    def stepped(self, metrics: dict[str, Any]) -> None:
+        """An optimizer step ended."""
+        self.step += 1
+        self._startup.stepped()
+        self.series.append(self.step, metrics)
+
+    @property
+    def start_seconds(self) -> dict[str, float]:
+        """How long this attempt's start took, by phase."""
+        return self._startup.seconds()
+
+    @property
+    def at_end(self) -> bool:
+        """The batch taken last is the last one that is wanted, as far as the loader knows."""
+        return self.epochs_wanted == self.epoch + 1 and self.position.at_last_batch()
+
+    @property
+    def progress(self) -> Progress:
+        wanted = self.epochs_wanted
+        return Progress(
+            step=self.step,
+            epoch=self.epoch,
+            finished=wanted is not None and self.epoch >= wanted,
+            epochs_wanted=wanted,
+        )
+
+    def content(self, *, pace: dict[str, float], interrupted_by: str | None) -> RankContent:
+        """What this rank contributes to a version, as it is now; nothing is copied yet.
+
+        Args:
+            pace: what the interval between saves is chosen from; seconds.
+            interrupted_by: why this is the attempt's last version, when something ends it.
+        """
+        own = OwnState(
+            rank=self._context.rank,
+            rng=rng.capture(),
+            position=self.position.state(),
+            series=self.series,
+        )
+        if self._context.rank != 0:
+            return live_content(own, self.parts, self._probe, lead=None)
+        lead = LeadNotes(
+            environment=self._context.started_as,
+            timings={**self.start_seconds, **pace},
+            interrupted_by=interrupted_by,
+        )
+        return live_content(own, self.parts, self._probe, lead=lead)
+
+    def restore_rng(self) -> None:
+        """Set the random state that came back, if one did."""
+        if self._rng_state is not None:
+            rng.restore(self._rng_state)
+
+    def set_rng(self) -> None:
+        """As `restore_rng`, in the middle of an epoch, where there must be one."""
+        if self._rng_state is None:
+            raise InvalidInputError("The version resumed from in mid-epoch holds no random state.")
+        rng.restore(self._rng_state)

@@ -1,0 +1,134 @@
+"""Where all ranks meet: rank 0 says whether to save, go on or end, and every rank does it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray_workers.context import TrainingContext
+from ray_workers.deciding import Decider
+from ray_workers.decisions import Decision, DecisionChannel
+from ray_workers.directory import pack_directory
+from ray_workers.drill_notes import DrillEnded
+from ray_workers.live_run import LiveRun
+from ray_workers.rank_content import RankContent
+from ray_workers.saver import Saver
+from ray_workers.stopping import stop_error
+from ray_workers.store.errors import InvalidInputError
+
+__all__ = ["SaveRounds"]
+
+_FINAL_PATIENCE_S = 900.0
+
+
+class SaveRounds:
+    """One rank's part in all rounds of an attempt.
+
+    Raises, from every method that meets the others: what ends the attempt (`CheckpointSession.advance` lists it).
+    """
+
+    def __init__(
+        self, context: TrainingContext, channel: DecisionChannel, saver: Saver, live: LiveRun
+    ) -> None:
+        self._context = context
+        self._channel = channel
+        self._saver = saver
+        self._live = live
+        self._books = Decider(
+            context,
+            saver,
+            step=live.step,
+            epoch=live.epoch,
+            committed_step=live.committed_step,
+        )
+        self._next_agreement = live.step + 1
+
+    def stepped(self) -> None:
+        """A step ended. No rank waits for another one here."""
+        self._books.stepped()
+
+    @property
+    def due(self) -> bool:
+        """The ranks meet at this step."""
+        return self._live.step >= self._next_agreement
+
+    def settle(self, patience_s: float) -> None:
+        """Wait so long for the outcome of the saves that are open."""
+        self._books.hear(self._saver.wait(patience_s))
+
+    def meet(self) -> None:
+        """All ranks are here at the same step; rank 0 says what happens."""
+        self._books.hear(self._saver.collect())
+        books, live = self._books, self._live
+        if live.step == books.saved_step:
+            books.saved_epoch = live.epoch  # an epoch's end is saved with its last step
+        last = live.parts is not None and live.step > books.saved_step
+        # The final save is due at once, and says that the run is finished.
+        save = not live.at_end and books.due(live.step, live.epoch)
+        self._act(self._channel.agree(books.decision(live.step, save=save, last=last)))
+
+    def meet_with(self, checkpoint: Any | None) -> None:
+        """As `meet`, of a loop that hands over a directory, or none on this rank."""
+        wanted = checkpoint is not None
+        if wanted:
+            self.settle(_FINAL_PATIENCE_S)
+        else:
+            self._books.hear(self._saver.collect())
+        step = self._live.step
+        decision = self._channel.agree(self._books.decision(step, save=wanted, last=wanted))
+        content = None
+        if decision.save:
+            self.settle(_FINAL_PATIENCE_S)
+            metrics = self._live.series.latest()
+            content = pack_directory(checkpoint, rank=self._context.rank, metrics=metrics)
+        elif wanted and decision.stop is None:
+            raise InvalidInputError(
+                f"Rank {self._context.rank} handed over a checkpoint at step {step} and rank 0 none: rank 0 must too."
+            )
+        self._act(decision, content)
+
+    def finish(self) -> None:
+        """Make the final state a version, and return only when that is known."""
+        books, live = self._books, self._live
+        while True:
+            self.settle(_FINAL_PATIENCE_S)
+            if self._saver.in_flight:
+                books.stop = "stopped"  # a store this slow must not end as a silent success
+            wanted = live.step > books.committed_step and live.parts is not None
+            decision = self._channel.agree(books.decision(live.step, save=wanted, last=wanted))
+            self._act(decision)
+            if not decision.save:
+                break
+        if self._context.announcer is not None:
+            self._context.announcer.close()
+        self._saver.close()
+
+    def _act(self, decision: Decision, content: RankContent | None = None) -> None:
+        self._next_agreement = decision.next_step
+        live = self._live
+        if decision.announce is not None and self._context.announcer is not None:
+            self._context.announcer.announce(decision.announce, live.step, live.series.latest())
+        if decision.save:
+            if decision.stop is not None and self._saver.flights >= self._context.buffers:
+                self.settle(decision.grace_s)  # now it is worth waiting for room
+            self._saver.stage(content or self._content(), live.progress)
+            self._books.staged(live.step, live.epoch)
+        if decision.stop is not None:
+            self._end(decision)
+
+    def _content(self) -> RankContent:
+        return self._live.content(pace=self._books.pace, interrupted_by=self._books.interrupted_by)
+
+    def _end(self, decision: Decision) -> None:
+        """All ranks leave the loop here; interrupted ones when they know what became of their last saves."""
+        live = self._live
+        if self._context.drill:
+            done, metrics = live.step - live.first_step, live.series.latest()
+            raise DrillEnded(done, metrics, live.start_seconds, live.probed)
+        if decision.stop == "interrupted":
+            self.settle(decision.grace_s)
+        raise stop_error(
+            self._books.stop or decision.stop or "stopped",
+            run=self._context.run,
+            step=live.step,
+            committed_step=self._books.committed_step,
+        )
