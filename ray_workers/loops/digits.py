@@ -13,7 +13,6 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import TensorDataset
@@ -49,13 +48,14 @@ def train_loop(config: dict[str, Any]) -> None:
     torch.set_num_threads(1)  # two threads add in another order: other bits
     storage = current_context().storage
     data = ensure_dataset(storage.open(), "uci-digits", digits_parquet)
-    model, optimizer, loader = build(settings, to_samples(read_parquet(storage, data)))
+    samples = to_samples(read_parquet(storage, data))
+    model, optimizer, loader = build(settings, samples)
     with CheckpointSession.open(
         model=model,
         optimizer=optimizer,
         loader=loader,
         extra={"data": DatasetRecord(data)},
-        probe=probe_of(model),
+        probe=probe_of(model, samples),
     ) as session:
         for batch in session.batches(epochs=settings.epochs):
             loss, accuracy = step(model, optimizer, batch)
@@ -100,14 +100,13 @@ def network(settings: Settings) -> nn.Module:
 def probe(config: dict[str, Any]) -> tuple[nn.Module, Probe]:
     """A fresh model and its loss probe, for `--probe ray_workers.loops.digits:probe`."""
     model = network(read_settings(Settings, config))
-    return model, probe_of(model)
+    return model, probe_of(model, to_samples(_digits_table()))
 
 
-def probe_of(model: nn.Module) -> Probe:
+def probe_of(model: nn.Module, samples: TensorDataset) -> Probe:
     """The loss on the first 64 images."""
-    pixels, labels = load_digits(return_X_y=True)
-    inputs, wanted = torch.tensor(pixels[:64] / 16).float(), torch.tensor(labels[:64]).long()
-    return lambda: F.cross_entropy(model(inputs), wanted)
+    pixels, labels = samples[:64]
+    return lambda: F.cross_entropy(model(pixels), labels)
 
 
 def step(
@@ -132,6 +131,12 @@ def to_samples(table: Any) -> TensorDataset:
 
 def digits_parquet() -> bytes:
     """The 1797 images of 8 by 8 pixels that scikit-learn carries; a pixel is 0 to 16."""
+    return parquet_bytes(_digits_table())
+
+
+def _digits_table() -> Any:
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - a second and more, in every process that has the loop
+
     digits = load_digits()
     pixels = pa.FixedSizeListArray.from_arrays(digits.data.astype("uint8").ravel(), 64)
-    return parquet_bytes(pa.table({"pixels": pixels, "label": digits.target.astype("uint8")}))
+    return pa.table({"pixels": pixels, "label": digits.target.astype("uint8")})
