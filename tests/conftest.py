@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.ceph import CephCluster, missing_commands
+from tests.support.dealing import deal
 from tests.support.s3_server import S3Server
 from tests.support.tiers import TierCheck, required_tiers
 
@@ -47,6 +48,17 @@ def pytest_configure(config: pytest.Config) -> None:
     # Of several processes that share the tests, only the one that hears of all of them can tell what is missing.
     required = frozenset[str]() if hasattr(config, "workerinput") else required_tiers()
     config.pluginmanager.register(TierCheck(required), "pawl-tiers")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, those that start trainings of their own begin."""
+    hands = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if hands > 1:
+        items[:] = deal(items, hands, _starts_a_training)
+
+
+def _starts_a_training(item: pytest.Item) -> bool:
+    return all(item.get_closest_marker(name) is not None for name in ("ray", "prefect"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
