@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 
 from ray_workers.store.local_folder import LocalFolderStore
+from tests.support import guard_removals, sweep_removals
+from tests.support.simulation.beginnings import begin
 from tests.support.simulation.enumeration import (
+    BEGINNING,
     FAULTS,
     STEPS,
+    CaseError,
     Counts,
     enumerate_sequence,
     sequences,
@@ -35,6 +39,37 @@ def test_nothing_breaks_when_two_steps_follow_the_one_that_went_wrong():
     with simulated():
         enumerate_sequence(["retire", "collect", "start"], counts)
     assert {step for step, _ in counts.cases} == {"retire", "collect", "start"}
+
+
+def test_cases_that_left_the_same_go_on_as_one():
+    each, merged = Counts(), Counts()
+    with simulated():
+        enumerate_sequence(["end", "retire"], each, merge=False)
+        enumerate_sequence(["end", "retire"], merged)
+    assert each.endings == each.total == merged.total
+    assert 10 < merged.endings < each.endings / 4
+
+
+@pytest.mark.parametrize(
+    ("remove", "names"),
+    [
+        (guard_removals.gives_up_without_answer, ["commit"]),
+        (sweep_removals.one_key_for_all_tries, ["commit"]),
+        (sweep_removals.shards_at_first_sight, ["start", "validate"]),
+    ],
+)
+def test_the_same_case_breaks_whether_or_not_cases_go_on_as_one(remove, names, monkeypatch):
+    with simulated():
+        begin(BEGINNING)  # with the guard
+        remove(monkeypatch)
+        alone, merged = (what_breaks(names, merge=merge) for merge in (False, True))
+    assert merged == alone
+
+
+def what_breaks(names, *, merge):
+    with pytest.raises(CaseError) as broken:
+        enumerate_sequence(names, Counts(), merge=merge)
+    return str(broken.value)
 
 
 def test_nothing_breaks_in_random_histories():

@@ -129,9 +129,7 @@ class _Runner:
             for start in range(0, len(every), _SEQUENCES_A_PART)
         }
         for done, outcome in enumerate(self._play(play_sequences, parts), start=1):
-            self._campaign.add_cases(
-                backend.name, outcome.counts.cases, outcome.counts.crash_points
-            )
+            self._campaign.add_cases(backend.name, outcome.counts)
             self._tell(f"{backend.name}: {done} of {len(parts)} parts of the enumeration")
 
     def controls(self) -> None:

@@ -37,6 +37,7 @@ class Outcome:
             "part": self.part,
             "cases": cases,
             "crash_points": self.counts.crash_points,
+            "endings": self.counts.endings,
             "histories": self.histories,
             "calls": self.calls,
             "broken": self.broken,
@@ -49,7 +50,7 @@ class Outcome:
         cases = {(step, injury): n for step, injury, n in raw["cases"]}
         return cls(
             part=raw["part"],
-            counts=Counts(cases=cases, crash_points=raw["crash_points"]),
+            counts=Counts(cases=cases, crash_points=raw["crash_points"], endings=raw["endings"]),
             histories=raw["histories"],
             calls=raw["calls"],
             broken=list(raw["broken"]),

@@ -13,12 +13,12 @@ from typing import Any
 
 from ray_workers.store.credentials import S3Credentials
 from ray_workers.store.local_folder import LocalFolderStore
-from ray_workers.store.memory import MemoryStore
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.s3 import S3Store
 from tests.support.fault_journal import Outcome
 from tests.support.fault_report import ControlResult
 from tests.support.simulation.controls import CONTROLS, turns_red
+from tests.support.simulation.copied_store import CopiedStore
 from tests.support.simulation.enumeration import CaseError, enumerate_sequence
 from tests.support.simulation.histories import HistoryError, Mix, play_history
 from tests.support.simulation.world import simulated
@@ -43,7 +43,7 @@ class Backend:
             return LocalFolderStore(Path(self.place) / str(number))
         if self.name == "s3":
             return S3Store(self.bucket, f"h{number}", self.credentials)
-        return MemoryStore()
+        return CopiedStore()
 
 
 def _timed(play: Callable[[Outcome, Any], None]) -> Callable[[tuple[str, Any]], Outcome]:

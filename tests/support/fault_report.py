@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.simulation.enumeration import FAULTS
+from tests.support.simulation.enumeration import FAULTS, Counts
 from tests.support.simulation.oracle import Invariant
 
 __all__ = ["Campaign", "ControlResult", "write_report"]
@@ -60,6 +60,7 @@ class Campaign:
     """Histories that the whole campaign has, by backend."""
     cases: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict)
     crash_points: Counter[str] = field(default_factory=Counter)
+    endings: Counter[str] = field(default_factory=Counter)
     histories: dict[str, int] = field(default_factory=dict)
     calls: int = 0
     broken: list[str] = field(default_factory=list)
@@ -67,11 +68,10 @@ class Campaign:
     """How many of them a person has seen."""
     controls: dict[int, ControlResult] = field(default_factory=dict)
 
-    def add_cases(
-        self, backend: str, cases: Mapping[tuple[str, str], int], crash_points: int
-    ) -> None:
-        self.cases.setdefault(backend, Counter()).update(cases)
-        self.crash_points[backend] += crash_points
+    def add_cases(self, backend: str, counts: Counts) -> None:
+        self.cases.setdefault(backend, Counter()).update(counts.cases)
+        self.crash_points[backend] += counts.crash_points
+        self.endings[backend] += counts.endings
 
     @property
     def failed(self) -> bool:
@@ -89,7 +89,9 @@ class Campaign:
         yield f"ways to go wrong        {self.faults}"
         for backend in self.cases:
             yield f"crash points on {backend:8}{self.crash_points[backend]:,}"
-            yield f"cases on {backend:15}{self.cases[backend].total():,}"
+            cases, endings = self.cases[backend].total(), self.endings[backend]
+            alike = "" if cases == endings else f": what came next was played {endings:,} times"
+            yield f"cases on {backend:15}{cases:,}{alike}"
         for backend, count in self.histories.items():
             wanted = self.wanted.get(backend, count)
             rest = "" if wanted == count else f" of {wanted:,}: the rest was not played"

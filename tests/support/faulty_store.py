@@ -142,7 +142,7 @@ class FaultyStore:
         self._inner = inner
         self._plan: Plan = plan if callable(plan) else _by_number(plan or {})
         self._lock = threading.Lock()
-        self._delayed: list[tuple[Call, Callable[[], None]]] = []
+        self._delayed: list[tuple[Call, Callable[[], None], Buffer]] = []
         self._before: dict[str, ObjectInfo | None] = {} if before is None else before
         self._written = 0
         self.calls: list[Call] = []
@@ -163,12 +163,18 @@ class FaultyStore:
     def writes(self) -> list[Call]:
         return [call for call in self.calls if call.is_write]
 
+    @property
+    def pending(self) -> tuple[tuple[str, str, bytes], ...]:
+        """The delayed writes that have not landed, oldest first: verb, key, bytes."""
+        with self._lock:
+            return tuple((call.verb, call.key, bytes(data)) for call, _, data in self._delayed)
+
     def land(self, count: int | None = None) -> list[Landing]:
         """Let the oldest `count` delayed writes reach the store, all by default; they land even if the writer died."""
         with self._lock:
             arriving = self._delayed[:count]
             del self._delayed[: len(arriving)]
-        return [Landing(call=call, refused=_refused(perform)) for call, perform in arriving]
+        return [Landing(call=call, refused=_refused(perform)) for call, perform, _ in arriving]
 
     def get(self, key: str, *, at_most: int | None = None) -> bytes:
         return self._read("get", key, lambda: self._inner.get(key, at_most=at_most))
@@ -185,7 +191,7 @@ class FaultyStore:
         self._write("put", key, lambda: self._inner.put(key, data), data)
 
     def put_if_absent(self, key: str, data: Buffer) -> None:
-        self._write("put_if_absent", key, lambda: self._inner.put_if_absent(key, data))
+        self._write("put_if_absent", key, lambda: self._inner.put_if_absent(key, data), data)
 
     def head(self, key: str) -> ObjectInfo:
         call, fault = self._begin("head", key)
@@ -248,14 +254,14 @@ class FaultyStore:
             raise StoreUnavailableError(f"Torn on purpose at call {call.number}.", key=key)
         if fault is Fault.DELAY:
             with self._lock:
-                self._delayed.append((call, perform))
+                self._delayed.append((call, perform, data))
             raise StoreUnavailableError(f"Delayed on purpose at call {call.number}.", key=key)
         if fault is Fault.ANSWER_TWICE:
             with contextlib.suppress(PawlError):
                 perform()
             if verb == "delete":
                 with self._lock:
-                    self._delayed.append((call, perform))
+                    self._delayed.append((call, perform, data))
         self._perform(call, fault, perform)
         if fault is Fault.ROT:
             # Another bit than a read turns, or a flip in transfer would mend it.

@@ -14,7 +14,7 @@ MARKERS = ("counts", "matrix", "guards", "invariants")
 
 def outcome(part: str = "guard 3") -> Outcome:
     result = ControlResult(guard="g", rule="§1", histories=7, broken="it")
-    counts = Counts(cases={("start", "dies after"): 5}, crash_points=2)
+    counts = Counts(cases={("start", "dies after"): 5}, crash_points=2, endings=4)
     return Outcome(
         part=part, counts=counts, histories=4, calls=90, broken=["x"], controls={3: result}
     )

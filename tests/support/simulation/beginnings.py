@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ray_workers.store.memory import MemoryStore
 from ray_workers.store.object_store import ObjectStore
+from tests.support.simulation.copied_store import CopiedStore
 from tests.support.simulation.processes import Process, Program, run_alone
 from tests.support.simulation.programs import (
     attempt,
@@ -101,10 +102,13 @@ def _objects(name: str) -> dict[str, bytes]:
 
 def begin(name: str, into: ObjectStore | None = None) -> ObjectStore:
     """A store, in memory unless another is given, in which that has happened."""
-    return put_all(_objects(name), MemoryStore() if into is None else into)
+    return put_all(_objects(name), CopiedStore() if into is None else into)
 
 
 def put_all(objects: dict[str, bytes], into: ObjectStore) -> ObjectStore:
+    if isinstance(into, CopiedStore):
+        into.adopt(objects)
+        return into
     for key, data in objects.items():
         into.put(key, data)
     return into

@@ -3,6 +3,10 @@
 A case is a sequence of steps, each a process of its own, the number of the step that suffers, the number of the call,
 and the fault. The steps before it run without trouble, those after it are what others do next; then come the delayed
 writes, the oracle, and one more attempt.
+
+What comes after the injured step depends on nothing but what that step left: the store, the writes still on their way,
+and what the process told and wrote. Ids are drawn anew at each step. So in memory, cases of one sequence that left
+exactly the same go on as one (`Aftermath`), and `Counts.endings` says how many differed.
 """
 
 from __future__ import annotations
@@ -12,14 +16,13 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ray_workers.store.memory import MemoryStore
 from ray_workers.store.object_store import ObjectInfo, ObjectStore
 from tests.support.faulty_store import Call, Fault, FaultyStore, Plan, can_befall
 from tests.support.simulation import programs
 from tests.support.simulation.beginnings import begin, put_all
 from tests.support.simulation.collecting import collects
+from tests.support.simulation.copied_store import CopiedStore
 from tests.support.simulation.inspection import check_everything
-from tests.support.simulation.oracle import BrokenError
 from tests.support.simulation.processes import Process, Program, run_alone
 from tests.support.simulation.world import seed_ids
 
@@ -104,6 +107,8 @@ class Counts:
 
     cases: dict[tuple[str, str], int] = field(default_factory=dict)
     crash_points: int = 0
+    endings: int = 0
+    """How many cases left something behind that no other of their sequence did."""
 
     def add(self, step: str, injury: str) -> None:
         self.cases[step, injury] = self.cases.get((step, injury), 0) + 1
@@ -120,16 +125,29 @@ def sequences(longest: int) -> Iterator[tuple[str, ...]]:
 
 
 def enumerate_sequence(
-    names: Sequence[str], counts: Counts, make: Callable[[], ObjectStore] = MemoryStore
+    names: Sequence[str],
+    counts: Counts,
+    make: Callable[[], ObjectStore] = CopiedStore,
+    *,
+    merge: bool = True,
 ) -> None:
-    """Play every case of one sequence. Raises `CaseError` at the first that breaks an invariant."""
+    """Play every case of one sequence. Raises `CaseError` at the first that breaks an invariant.
+
+    Args:
+        names: the steps.
+        counts: what is played is added to it.
+        make: a fresh store for each case.
+        merge: go on once from what several cases left alike; only a `CopiedStore` can tell.
+    """
     clean = _Clean(names)
+    seen: set[Aftermath] = set()
     for index, calls in enumerate(clean.calls):
         counts.crash_points += len(calls)
         for call, injury in itertools.product(calls, FAULTS):
             if injury.befalls(call):
                 counts.add(names[index], injury.name)
-                _play(_Case(tuple(names), index, call, injury), clean, make)
+                case = _Case(tuple(names), index, call, injury)
+                counts.endings += _play(case, clean, make(), seen if merge else None)
 
 
 class _Clean:
@@ -139,11 +157,12 @@ class _Clean:
         self.objects: list[dict[str, bytes]] = []
         self.calls: list[list[Call]] = []
         self.done: list[list[Process]] = []
-        store = begin(BEGINNING)
+        store = CopiedStore()
+        begin(BEGINNING, store)
         before: dict[str, ObjectInfo | None] = {}
         done: list[Process] = []
         for number, name in enumerate(names):
-            self.objects.append({info.key: store.get(info.key) for info in store.list("")})
+            self.objects.append(store.objects)
             self.done.append(list(done))
             seed_ids(number)
             process = Process(name, STEPS[name](number))
@@ -158,6 +177,11 @@ class _Case:
     call: Call
     injury: Injury
 
+    @property
+    def rotten(self) -> str:
+        """The key that is damaged at rest; empty if none is."""
+        return self.call.key if self.injury.fault is Fault.ROT else ""
+
     def __str__(self) -> str:
         steps = ", ".join(self.names)
         where = (
@@ -166,39 +190,79 @@ class _Case:
         return f"[{steps}] {self.injury.name}: {where}"
 
 
-def _play(case: _Case, clean: _Clean, make: Callable[[], ObjectStore]) -> None:
-    inner = put_all(clean.objects[case.index], make())
-    before: dict[str, ObjectInfo | None] = {}
-    processes = list(clean.done[case.index])
-    injured: FaultyStore | None = None
-    for number, name in enumerate(case.names):
-        if number < case.index:
-            continue
-        seed_ids(number)
-        process = Process(f"{number} {name}", STEPS[name](number))
-        processes.append(process)
-        try:
-            if number == case.index:
-                injured = _injure(process, inner, case, before)
-            else:
-                run_alone(process, inner, _landing(injured, case.injury), before)
-        except AssertionError as error:
-            raise CaseError(f"{case}: {error}") from error
-    _end(case, inner, processes, injured)
+@dataclass(frozen=True, slots=True)
+class Aftermath:
+    """All that what comes after an injured step can depend on."""
+
+    step: int
+    objects: frozenset[tuple[str, bytes]]
+    pending: tuple[tuple[str, str, bytes], ...]
+    lands: str
+    """When the pending ones land; empty if there are none."""
+    rotten: str
+    told: str
+    writes: tuple[tuple[str, str], ...]
 
 
-def _injure(
-    process: Process, inner: ObjectStore, case: _Case, before: dict[str, ObjectInfo | None]
-) -> FaultyStore:
+def _aftermath(
+    case: _Case, inner: CopiedStore, process: Process, injured: FaultyStore
+) -> Aftermath:
+    pending = injured.pending
+    return Aftermath(
+        step=case.index,
+        objects=frozenset(inner.objects.items()),
+        pending=pending,
+        lands=case.injury.lands if pending else "",
+        rotten=case.rotten,
+        told=repr(process.told),
+        writes=tuple((call.verb, call.key) for call in injured.writes),
+    )
+
+
+def _play(case: _Case, clean: _Clean, inner: ObjectStore, seen: set[Aftermath] | None) -> bool:
+    """Whether the case was played to its end; False if another one had left the same."""
+    put_all(clean.objects[case.index], inner)
+    seed_ids(case.index)
+    process = _process(case, case.index)
+    try:
+        injured = _injure(process, inner, case)
+        if seen is not None and isinstance(inner, CopiedStore):
+            left = _aftermath(case, inner, process, injured)
+            if left in seen:
+                return False
+            seen.add(left)
+        _go_on(case, inner, [*clean.done[case.index], process], injured)
+    except AssertionError as error:
+        raise CaseError(f"{case}: {error}") from error
+    return True
+
+
+def _process(case: _Case, number: int) -> Process:
+    name = case.names[number]
+    return Process(f"{number} {name}", STEPS[name](number))
+
+
+def _injure(process: Process, inner: ObjectStore, case: _Case) -> FaultyStore:
     def meanwhile(store: FaultyStore) -> None:
         if case.injury.lands == "while it waits":
             store.land()
 
-    return run_alone(process, inner, case.injury.plan(case.call.number), before, meanwhile)
+    return run_alone(process, inner, case.injury.plan(case.call.number), {}, meanwhile)
 
 
-def _landing(injured: FaultyStore | None, injury: Injury) -> Plan | None:
-    if injured is None or injury.lands != "after the next step began":
+def _go_on(case: _Case, inner: ObjectStore, processes: list[Process], injured: FaultyStore) -> None:
+    """What others do next, what still lands, and the oracle. Raises `BrokenError`."""
+    for number in range(case.index + 1, len(case.names)):
+        seed_ids(number)
+        processes.append(_process(case, number))
+        run_alone(processes[-1], inner, _landing(injured, case.injury), {})
+    injured.land()
+    seed_ids(len(case.names))
+    check_everything(inner, processes, {case.rotten} - {""})
+
+
+def _landing(injured: FaultyStore, injury: Injury) -> Plan | None:
+    if injury.lands != "after the next step began":
         return None
 
     def land(call: Call) -> None:
@@ -206,15 +270,3 @@ def _landing(injured: FaultyStore | None, injury: Injury) -> Plan | None:
             injured.land()
 
     return land
-
-
-def _end(
-    case: _Case, inner: ObjectStore, processes: list[Process], injured: FaultyStore | None
-) -> None:
-    if injured is not None:
-        injured.land()
-    rotten = {case.call.key} if case.injury.fault is Fault.ROT else set()
-    try:
-        check_everything(inner, processes, rotten)
-    except BrokenError as error:
-        raise CaseError(f"{case}: {error}") from error

@@ -7,12 +7,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ray_workers.store.memory import MemoryStore
 from ray_workers.store.object_store import ObjectStore
 from tests.support.faulty_store import Call, Fault, FaultyStore, can_befall
 from tests.support.simulation import programs
 from tests.support.simulation.beginnings import BEGINNINGS, begin
 from tests.support.simulation.collecting import collects
+from tests.support.simulation.copied_store import CopiedStore
 from tests.support.simulation.inspection import check_everything, follow
 from tests.support.simulation.oracle import BrokenError
 from tests.support.simulation.processes import Process, Program, Turns
@@ -79,7 +79,7 @@ def play_history(seed: int, mix: Mix, inner: ObjectStore | None = None) -> int:
         HistoryError: an invariant broke.
     """
     chance = random.Random(seed)  # noqa: S311 - to be played again, not a secret
-    store = begin(chance.choice(mix.beginnings), inner or MemoryStore())
+    store = begin(chance.choice(mix.beginnings), inner or CopiedStore())
     seed_ids(seed)
     cast = _cast(chance, mix)
     faults = _Faults(chance, mix, cast)
