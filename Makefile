@@ -123,6 +123,14 @@ ways-back: setup setup-s3 ## Make every failure, come back, and write what it co
 	$(BIN)/pytest tests/integration/test_ways_back_measured.py tests/integration/test_several_nodes.py -m 'slow'
 	$(BIN)/python -m tests.support.ways_back_table build/ways-back.jsonl docs/reliability.md
 
+# RUNS=1 plays one more of the runs that make up so many kills; runs add up in build/kills.jsonl.
+KILLS ?= 30
+RUNS ?= 1000
+
+.PHONY: kills
+kills: setup ## Kill workers, actors, flows and Ray at drawn moments, KILLS=30 SEED=1; writes its table into docs/reliability.md
+	$(BIN)/python -m tests.support.kill_campaign --kills $(KILLS) --seed $(SEED) --runs $(RUNS) --report docs/reliability.md
+
 .PHONY: campaign
 campaign: setup ## Damage every stored object in every way, and write what came of it into docs/reliability.md
 	$(BIN)/python -m tests.support.corruption_campaign --report docs/reliability.md
