@@ -37,7 +37,7 @@ __all__ = ["Campaign", "campaign", "main"]
 
 _PATIENCE_S = 900.0
 _TITLES = {"worker": "RayTrainWorker", "actor": "CheckpointActor", "agent": "NodeAgent"}
-_OTHER_FENCE = ("worker", "actor", "flow")
+_OTHER_FENCE = ("worker", "actor", "flow", "raylet")
 """Who goes on after their death does so under a fence of its own."""
 _STARTS = 12
 """A run that is begun more often than this does not come back by being begun again."""

@@ -105,7 +105,8 @@ class Row:
     step: int
     """Of the newest version at that moment."""
     seconds: float
-    """From the kill to the next version of whoever goes on: for a worker, the actor and the flow under another fence."""
+    """From the kill to the next version of whoever goes on: but for the agent under another fence; to the end of the run
+    if it came to that without one."""
     started_again: bool
     """The command had to be given again; else the process came back by itself."""
     identical: bool
