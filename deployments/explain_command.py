@@ -39,16 +39,25 @@ def explain_text(run: str, found: Sequence[Interruption]) -> str:
 
 def _section(item: Interruption) -> str:
     title = click.style(f"attempt {item.before} → attempt {item.attempt}", bold=True)
-    ended = f"{item.what} on {printable(item.host, 60)}"
+    ended = item.what
     if item.detail:
         ended += f": {printable(item.detail, 400)}"
     at = "" if item.step is None else f" (step {item.step})"
     rows = {
         "ended by": ended,
+        "where": _where(item),
         "resumed": "nothing" if item.resumed is None else f"{printable(item.resumed)}{at}",
+        "because": printable(item.why, 200),
         "passed over": "; ".join(f"{printable(v)}: {printable(r)}" for v, r in item.passed_over),
         "steps lost": "unknown" if item.steps_lost is None else f"{item.steps_lost} or more",
         "seconds": ", ".join(f"{phase} {s:.3g}" for phase, s in item.seconds.items()),
         "together": f"{item.total:.3g} s",
     }
     return f"{title}\n{pairs(rows)}"
+
+
+def _where(item: Interruption) -> str:
+    """What failed, and on which host the flow ran."""
+    known = [] if item.rank is None else [f"rank {item.rank}"]
+    known += [] if item.node is None else [f"node {printable(item.node, 60)}"]
+    return ", ".join([*known, f"flow on host {printable(item.host, 60)}"])

@@ -31,8 +31,8 @@ class InterruptionWatch:
     limit: TimeLimit | None
     draining: Callable[[], Mapping[str, float | None]]
     """Node to the seconds until it is gone; None: it does not say."""
-    has_ranks: Callable[[Any], bool]
-    """Whether any rank trains beside this node agent."""
+    place: Callable[[str], str | None]
+    """Of a node, its name and the ranks that train on it; None: none does."""
     clock: Callable[[], float] = time.monotonic
     _began: float = 0.0
     _looked: float = 0.0
@@ -75,8 +75,8 @@ class InterruptionWatch:
             return None
         self._looked = self.clock()
         for node, left in self.draining().items():
-            if node not in agents or not self.has_ranks(agents[node]):
+            if node not in agents or (place := self.place(node)) is None:
                 continue
             grace = _DRAIN_GRACE_S if left is None else max(0.0, left - _DRAIN_RESERVE_S)
-            return StopRequest(reason="interrupted", cause=DRAINING, grace_s=grace)
+            return StopRequest(reason="interrupted", cause=DRAINING, place=place, grace_s=grace)
         return None

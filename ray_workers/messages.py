@@ -142,8 +142,15 @@ class StopRequest:
     """`fence_lost`, `budget_spent`, `interrupted`; anything else ends it like a failure that can be retried."""
     cause: str = ""
     """Of an interruption, for people: `Ctrl-C`, `SIGTERM`, `TIME_LIMIT`, `DRAINING`."""
+    place: str = ""
+    """Where, for people: the node that goes, and the ranks on it."""
     grace_s: float = 0.0
     """Seconds that are left for a last version. Each hop counts them down by its own clock."""
+
+    @property
+    def told(self) -> str:
+        """The cause with its place."""
+        return f"{self.cause} ({self.place})" if self.place else self.cause
 
     def after(self, seconds: float) -> StopRequest:
         """The same request, so much later."""

@@ -21,6 +21,7 @@ from ray_workers.log_collecting import LineBox
 from ray_workers.messages import LogLine, ShardReport, StagedShard, StopRequest, VersionOutcome
 from ray_workers.metrics import RunMetrics
 from ray_workers.pipeline import store_and_report
+from ray_workers.rank_signs import BesideRanks
 from ray_workers.ray_metrics import RayInstruments
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.clock import epoch_seconds
@@ -62,16 +63,22 @@ class NodeAgent:
         self._lines = LineBox()
         self._metrics = RunMetrics(RayInstruments(), config.run)
         self._node = socket.gethostname()
-        self._ranks: set[int] = set()
+        self._beside = BesideRanks()
 
     @ray.method(concurrency_group="control")
-    def arrive(self, rank: int) -> None:
+    def arrive(self, rank: int, pid: int) -> None:
         """A rank begins to train beside this agent."""
-        self._ranks.add(rank)
+        self._beside.arrive(rank, pid)
 
     @ray.method(concurrency_group="control")
-    def ranks(self) -> list[int]:
-        return sorted(self._ranks)
+    def leave(self, rank: int) -> None:
+        """Its loop is over, one way or another."""
+        self._beside.leave(rank)
+
+    @ray.method(concurrency_group="control")
+    def signs(self) -> dict[int, bool]:
+        """Whether the loop of each rank beside it still runs."""
+        return self._beside.signs()
 
     @ray.method(concurrency_group="control")
     def put_lines(self, lines: list[LogLine]) -> None:

@@ -29,6 +29,7 @@ from ray_workers.log_collecting import LogCollector
 from ray_workers.messages import PawlEvent, StopRequest
 from ray_workers.node_agent import AgentConfig, NodeAgent, agent_name
 from ray_workers.policies.soundness import SoundnessPolicy
+from ray_workers.rank_signs import RankPlaces
 from ray_workers.ray_cluster import draining_nodes
 from ray_workers.store.attempts import resumed_from, start_incarnation
 from ray_workers.store.clock import utc_now
@@ -87,8 +88,9 @@ class Supervisor:
         self._stop: str | None = None
         self._interruption: StopRequest | None = None
         self._interrupted_at = 0.0
+        self.places = RankPlaces()
         self._watch = InterruptionWatch(
-            limit=task.limit, draining=draining_nodes, has_ranks=_has_ranks
+            limit=task.limit, draining=draining_nodes, place=self.places.place
         )
         self._validation = _Validation()
         self._log_lines = LogCollector(task.on_event)
@@ -259,13 +261,17 @@ class Supervisor:
     # --- node agents -------------------------------------------------------------------------------------------------
 
     def _watch_agents(self) -> None:
+        names: dict[str, str] = {}
         for node in ray.nodes():  # type: ignore[no-untyped-call]
             node_id = node["NodeID"]
+            if node["Alive"]:
+                names[node_id] = str(node["NodeManagerHostname"])
             if not node["Alive"]:
                 self._agents.pop(node_id, None)
             elif node_id not in self._agents:
                 self._agents[node_id] = self._start_agent(node_id)
         self._attach(list(self._agents.values()))
+        self.places.look(self._agents, names)
 
     def _attach(self, agents: list[Any]) -> None:
         stop = StopRequest(reason=self._stop) if self._stop is not None else self.interruption
@@ -340,7 +346,7 @@ class Supervisor:
     def _tell_interruption(self, asked: StopRequest) -> None:
         self._tell(
             "interrupted",
-            f"{asked.cause}: the workers end at their next step. They save once more if that can be done in "
+            f"{asked.told}: the workers end at their next step. They save once more if that can be done in "
             f"{asked.grace_s:.0f} s.",
             cause=asked.cause,
             grace_s=asked.grace_s,
@@ -348,11 +354,3 @@ class Supervisor:
 
     def _tell(self, kind: str, message: str, **details: Any) -> None:
         self._task.on_event(PawlEvent(kind=kind, message=message, at=utc_now(), details=details))
-
-
-def _has_ranks(agent: Any) -> bool:
-    try:
-        ranks: list[int] = ray.get(agent.ranks.remote(), timeout=_CALL_TIMEOUT_S)
-    except (GetTimeoutError, RayActorError):
-        return True  # an agent that is silent while its node goes: better saved once too often
-    return bool(ranks)

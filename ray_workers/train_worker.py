@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,7 +57,7 @@ def run_worker(job: WorkerJob) -> None:
     rank, world_size = here.get_world_rank(), here.get_world_size()
     node_id = ray.get_runtime_context().get_node_id()
     agent: Any = ray.get_actor(agent_name(job.run_id, job.fence, node_id), namespace=NAMESPACE)
-    agent.arrive.remote(rank)
+    agent.arrive.remote(rank, os.getpid())
     context = TrainingContext(
         storage=job.target,
         run=job.run,
@@ -88,4 +89,5 @@ def run_worker(job: WorkerJob) -> None:
         with RankLogs(rank, send, per_second=job.log_lines_per_second):
             load_entrypoint(job.entrypoint)(dict(job.config))
     finally:
+        agent.leave.remote(rank)
         set_context(None)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import signal
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray.exceptions import RayActorError
@@ -21,6 +22,7 @@ from ray_workers.interval_controller import IntervalPlan
 from ray_workers.interval_facts import plan_interval, read_history
 from ray_workers.messages import PawlEvent, StopRequest
 from ray_workers.node_agent import AgentConfig
+from ray_workers.policies.failure_words import Failure
 from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.ray_cluster import ray_cluster
@@ -38,7 +40,7 @@ from ray_workers.supervisor import Supervision, Supervisor
 from ray_workers.train_worker import WorkerJob, run_worker
 from ray_workers.training_job import TrainingJob
 from ray_workers.version_assembly import AttemptIdentity
-from ray_workers.worker_errors import causes_of, last_line
+from ray_workers.worker_errors import causes_of, culprit, last_line
 
 __all__ = ["train"]
 
@@ -82,6 +84,14 @@ def train(job: TrainingJob, *, on_event: Callable[[PawlEvent], None]) -> None:
         supervisor.finish_validation(job.validation.timeout_seconds)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Took:
+    """Seconds that went by with a failed attempt (`policies.failure_words`)."""
+
+    noticed_s: float | None
+    settled_s: float
+
+
 def _fit(job: TrainingJob, fitting: Fitting, supervisor: Supervisor) -> None:
     try:
         while not fitting.wait(_POLL_S):
@@ -89,10 +99,12 @@ def _fit(job: TrainingJob, fitting: Fitting, supervisor: Supervisor) -> None:
             if asked is not None and asked.grace_s == 0:
                 raise _interrupted(job, asked)
     except (RayTrainingFailedError, RayActorError) as error:
+        noticed_s, at = supervisor.places.gone_for_s(), time.monotonic()
         if supervisor.interruption is None:
             supervisor.settle(_SETTLE_S)
             supervisor.finish_validation(_SETTLE_S)
-        raise _as_ours(job, supervisor, error) from error
+        took = _Took(noticed_s=noticed_s, settled_s=time.monotonic() - at)
+        raise _as_ours(job, supervisor, error, took) from error
 
 
 def _request(signalled: BaseException, grace_s: float | None) -> StopRequest:
@@ -215,33 +227,49 @@ def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
     )
 
 
-def _as_ours(job: TrainingJob, supervisor: Supervisor, error: Exception) -> PawlError:
+def _as_ours(job: TrainingJob, supervisor: Supervisor, error: Exception, took: _Took) -> PawlError:
     """What ended the attempt, as an error of our tree: the stop we know of, a worker's own, or the loop's."""
     causes = causes_of(error)
-    ours = [cause for cause in causes.values() if isinstance(cause, PawlError)]
+    ours = {rank: cause for rank, cause in causes.items() if isinstance(cause, PawlError)}
     if supervisor.stop_reason == "fence_lost":
-        known = next((e for e in ours if isinstance(e, FenceLostError)), None)
+        known = next((e for e in ours.values() if isinstance(e, FenceLostError)), None)
         return known or FenceLostError(
             f"Run {job.run!r} was taken over by a newer attempt.", fence=job.fence
         )
     if supervisor.interruption is not None:
-        known_end = next((e for e in ours if isinstance(e, AttemptInterruptedError)), None)
+        known_end = next((e for e in ours.values() if isinstance(e, AttemptInterruptedError)), None)
         return _interrupted(job, supervisor.interruption, known_end)
     if supervisor.stop_reason == "budget_spent":
-        known_budget = next((e for e in ours if isinstance(e, FailureBudgetSpentError)), None)
+        known_budget = next(
+            (e for e in ours.values() if isinstance(e, FailureBudgetSpentError)), None
+        )
         return known_budget or FailureBudgetSpentError(
             f"Run {job.run!r}: the failure budget for saves is spent."
         )
     if ours:
-        return ours[0]
+        return _at_its_place(ours, supervisor)
     if not causes:
         return TrainingFailedError(f"Training of run {job.run!r} failed: {last_line(error)}")
-    rank, cause = next(iter(causes.items()))
-    return TrainingFailedError(
-        f"Training of run {job.run!r} failed on rank {rank}: {type(cause).__name__}: {last_line(cause)}",
+    rank, cause = culprit(causes)
+    failure = Failure(
         rank=rank,
         error=type(cause).__name__,
+        said=last_line(cause),
+        node=supervisor.places.node_of(rank),
+        noticed_s=took.noticed_s,
+        settled_s=took.settled_s,
+        preempted=getattr(cause, "preempted", False) is True,
     )
+    return TrainingFailedError(
+        failure.text(job.run), rank=rank, error=failure.error, node=failure.node
+    )
+
+
+def _at_its_place(ours: Mapping[int, PawlError], supervisor: Supervisor) -> PawlError:
+    """The first rank's error, which keeps its own words."""
+    rank, error = next(iter(ours.items()))
+    error.details |= {"rank": rank, "node": supervisor.places.node_of(rank)}
+    return error
 
 
 def _interrupted(
@@ -253,4 +281,4 @@ def _interrupted(
         else f"Run {job.run!r} was interrupted before its workers came to the end of a step."
     )
     details = known.details if known else {}
-    return AttemptInterruptedError(f"{asked.cause}: {text}", **{**details, "cause": asked.cause})
+    return AttemptInterruptedError(f"{asked.told}: {text}", **{**details, "cause": asked.cause})

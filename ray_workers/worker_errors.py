@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-__all__ = ["causes_of", "last_line"]
+from collections.abc import Mapping
+
+from ray_workers.policies.failure_causes import is_broken_group, is_lost
+
+__all__ = ["causes_of", "culprit", "last_line"]
 
 
 def causes_of(error: Exception) -> dict[int, BaseException]:
     """By rank, lowest first; empty if no worker brought an error of its own."""
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})
     return {rank: _cause(failure) for rank, failure in sorted(failures.items())}
+
+
+def culprit(causes: Mapping[int, BaseException]) -> tuple[int, BaseException]:
+    """The rank that the others fell with: one that is gone, else one that raised for reasons of its own, else the lowest."""
+
+    def blame(item: tuple[int, BaseException]) -> tuple[int, int]:
+        rank, cause = item
+        kind = type(cause).__name__
+        if is_lost(kind):
+            return 0, rank
+        return (2 if is_broken_group(kind, last_line(cause)) else 1), rank
+
+    return min(causes.items(), key=blame)
 
 
 def last_line(error: BaseException) -> str:

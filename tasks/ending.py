@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed
 
 from ray_workers.messages import TIME_LIMIT
+from ray_workers.policies.failure_words import placed
 from ray_workers.store.attempts import end_attempt, read_run
 from ray_workers.store.errors import (
     AttemptInterruptedError,
@@ -134,11 +135,16 @@ def _outcome(attempt: Attempt, error: BaseException) -> tuple[str, str]:
     if isinstance(error, AttemptInterruptedError):
         return "interrupted", error.message
     if isinstance(error, Exception):
-        return "failed", str(error)
+        return "failed", _with_its_place(error)
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", "Ctrl-C"
     cancelled = is_being_cancelled(attempt.request.identity)
     return "interrupted", "cancelled" if cancelled else f"SIGTERM ({type(error).__name__})"
+
+
+def _with_its_place(error: Exception) -> str:
+    details = error.details if isinstance(error, PawlError) else {}
+    return placed(str(error), rank=details.get("rank"), node=details.get("node"))
 
 
 def _close(attempt: Attempt, outcome: str, reason: str | None) -> None:

@@ -14,6 +14,10 @@ _MAX_SECTIONS = 8
 _MAX_REASONS = 4
 _WHAT = {
     "exception": "ended with an exception",
+    "worker lost": "lost a worker",
+    "node lost": "lost a node",
+    "cluster lost": "lost its cluster",
+    "saves failed": "ended because too many saves in a row had failed",
     "cancelled": "was cancelled or signalled",
     "Ctrl-C": "was stopped with Ctrl-C",
     "SIGTERM": "was told to end by its machine (SIGTERM)",
@@ -47,7 +51,7 @@ def _section(item: Interruption) -> str:
     lines = [
         f"### Attempt {item.attempt}",
         "",
-        f"- Attempt {item.before} (host {plain(item.host, 40)}) {_WHAT[item.what]}"
+        f"- Attempt {item.before} (flow on host {plain(item.host, 40)}) {_WHAT[item.what]}{_place(item)}"
         + (f": {plain(item.detail, 240)}" if item.detail else "."),
         f"- Resumed: {_resumed(item)}",
     ]
@@ -62,13 +66,14 @@ def _section(item: Interruption) -> str:
     return "\n".join(lines)
 
 
+def _place(item: Interruption) -> str:
+    known = [] if item.rank is None else [f"rank {item.rank}"]
+    known += [] if item.node is None else [f"node {plain(item.node, 60)}"]
+    return f" ({', '.join(known)})" if known else ""
+
+
 def _resumed(item: Interruption) -> str:
     if item.resumed is None:
-        return "nothing; it started from the beginning"
+        return f"nothing, it started from the beginning: {plain(item.why, 200)}"
     at = "" if item.step is None else f", step {count(item.step)}"
-    why = (
-        "the newest at the required rung that held up"
-        if "@" not in item.resumed
-        else "the origin of the fork"
-    )
-    return f"version {plain(item.resumed, 60)}{at}: {why}"
+    return f"version {plain(item.resumed, 60)}{at}: {plain(item.why, 200)}"

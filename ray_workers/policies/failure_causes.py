@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["CAUSES", "cause_of_end"]
+from ray_workers.policies.failure_words import read_failure
+
+__all__ = ["CAUSES", "cause_of_end", "is_broken_group", "is_lost"]
 
 CAUSES = ("infrastructure", "user", "asked", "none")
 """Only `infrastructure` says how often training will fail: an exception of the loop is mended, not waited for; whoever
 asks for the end is given a last version first."""
 
-_RAISED = re.compile(r"failed on rank \d+: (\w+): ?(.*)", re.DOTALL)
 _LOST_PARTS = {
     "ActorDiedError",
     "ActorUnavailableError",
@@ -23,10 +24,8 @@ _LOST_PARTS = {
     "ConnectionError",
     "ConnectionResetError",
     "BrokenPipeError",
-    "DistBackendError",
-    "DistNetworkError",
-    "DistStoreError",
 }
+_OF_GROUPS = {"DistBackendError", "DistNetworkError", "DistStoreError"}
 _BROKEN_GROUP = re.compile(
     r"connection (closed|reset|refused)|gloo|nccl|broken pipe|socket|ecc error|xid|timed? ?out",
     re.IGNORECASE,
@@ -49,11 +48,22 @@ def cause_of_end(outcome: str | None, reason: str | None, *, open_now: bool) -> 
     text = reason or ""
     if outcome == "interrupted" or "taken over" in text:
         return "asked"
-    raised = _RAISED.search(text)
-    if raised is None:
+    raised = read_failure(text)
+    if raised is None or not raised.error:
         # No rank could say what happened: Ray lost them, or the store spent the failure budget.
         return "infrastructure"
-    kind, said = raised.groups()
-    if kind in _LOST_PARTS or (kind in ("RuntimeError", "OSError") and _BROKEN_GROUP.search(said)):
+    if is_lost(raised.error) or is_broken_group(raised.error, raised.said):
         return "infrastructure"
     return "user"
+
+
+def is_lost(error: str) -> bool:
+    """An exception of this type says that a process or machine is gone."""
+    return error in _LOST_PARTS
+
+
+def is_broken_group(error: str, said: str) -> bool:
+    """So speak the ranks that live on of one that died."""
+    return error in _OF_GROUPS or (
+        error in ("RuntimeError", "OSError") and _BROKEN_GROUP.search(said) is not None
+    )

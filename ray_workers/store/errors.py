@@ -113,7 +113,7 @@ class OutcomeUnknownError(StoreUnavailableError):
 
 
 class TrainingFailedError(RetryableError):
-    """Details: `rank` and `error` (the exception's type name) of the first worker that failed, when known."""
+    """Details: `rank`, `node` and `error` (the exception's type name) of the worker that failed, when known."""
 
     kind = "training_failed"
 

@@ -6,7 +6,12 @@ import pytest
 from click.testing import CliRunner
 
 from deployments.cli import pawl
+from ray_workers.policies.failure_words import Failure
 from tests.support.factories import MadeUpRun, folder_store
+
+FAILURE = Failure(
+    rank=1, error="ValueError", said="out of memory", node="trainer-2", noticed_s=0.001
+)
 
 
 @pytest.fixture
@@ -17,7 +22,7 @@ def run(tmp_path, monkeypatch):
         made.commit(step)
     made.judge(1)
     made.judge(2, reason="NaN")
-    made.end("failed", "out of memory on rank 1")
+    made.end("failed", FAILURE.text("digits"))
     made.start(1, passed_over={2: "NaN"})
     made.commit(40)
     monkeypatch.setenv("PAWL_STORAGE", str(tmp_path))
@@ -35,8 +40,10 @@ def test_an_interruption_is_explained():
     text = call("explain digits")
     assert "attempt 1 → attempt 2" in text
     for words in (
-        "exception on ",
-        "out of memory on rank 1",
+        "exception: Training of run 'digits' failed on rank 1",
+        "rank 1, node trainer-2, flow on host ",
+        "the newest at rung committed or above that held up",
+        "detect 0",
         "1 (step 10)",
         "2: NaN",
         "10 or more",
@@ -48,6 +55,8 @@ def test_an_interruption_is_explained():
 def test_as_json():
     (item,) = json.loads(call("explain digits --json"))
     assert (item["before"], item["attempt"], item["ended_by"]) == (1, 2, "exception")
+    assert (item["rank"], item["node"]) == (1, "trainer-2")
+    assert item["why"].startswith("the newest at rung committed")
     assert (item["resumed"], item["step"], item["steps_lost"]) == ("1", 10, 10)
     assert item["seconds"].keys() >= {"in vain", "schedule", "choose"}
 

@@ -16,12 +16,12 @@ class Scene:
     def __init__(self, *, limit_s: float | None = None, left_s: float | None = None) -> None:
         self.now = 100.0
         self.draining: dict[str, float | None] = {}
-        self.with_ranks = {"agent a"}
+        self.places = {"a": "node host-a, rank 0"}
         limit = None if limit_s is None else TimeLimit(limit_s=limit_s, left_s=left_s or limit_s)
         self.watch = InterruptionWatch(
             limit=limit,
             draining=lambda: self.draining,
-            has_ranks=self.with_ranks.__contains__,
+            place=self.places.get,
             clock=lambda: self.now,
         )
 
@@ -79,6 +79,7 @@ def test_a_node_with_ranks_that_drains_ends_the_attempt_and_no_other_does() -> N
     asked = scene.after(5)
     assert asked is not None
     assert (asked.cause, asked.grace_s) == (DRAINING, 27.0)
+    assert asked.told == "node draining (node host-a, rank 0)"
 
 
 @pytest.mark.parametrize(("left", "grace"), [(None, 20.0), (2.0, 0.0)])

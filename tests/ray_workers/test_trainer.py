@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from ray.cluster_utils import Cluster
 from ray_workers.config import Saving, Scaling, Validation
 from ray_workers.messages import PawlEvent
 from ray_workers.opening_attempt import Applicant, open_attempt
+from ray_workers.policies.failure_words import read_failure
 from ray_workers.ray_cluster import NAMESPACE
 from ray_workers.resume import ResumeSpec, choose
 from ray_workers.store.attempts import read_run, this_process
@@ -123,8 +125,14 @@ def test_two_raylets_each_with_its_agent_make_one_version(
 
 def test_what_the_loop_raises_names_rank_and_error(two_raylets: Path, tmp_path: Path) -> None:
     told: list[PawlEvent] = []
-    with pytest.raises(TrainingFailedError, match=r"rank \d: ValueError: planted in the loop"):
+    with pytest.raises(
+        TrainingFailedError, match=r"rank \d .*: ValueError: planted in the loop"
+    ) as met:
         run_attempt(two_raylets, tmp_path, "raises", told=told)
+    failure = read_failure(str(met.value))
+    assert failure is not None
+    assert failure.node == socket.gethostname()
+    assert failure.noticed_s is not None
     errors = [e.message for e in told if e.details.get("level") == logging.ERROR]
     assert any("ValueError: planted in the loop" in message for message in errors)
 

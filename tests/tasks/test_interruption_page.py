@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from ray_workers.explaining import interruptions
+from ray_workers.explaining import ENDINGS, interruptions
+from ray_workers.policies.failure_words import Failure
 from tasks.interruption_chart import interruption_chart
-from tasks.interruption_page import explanations
+from tasks.interruption_page import _WHAT, explanations
 from tests.support.interruptions import STARTUP, at, attempt, report, version
 
 
@@ -26,10 +27,21 @@ def test_every_attempt_but_the_first_has_its_section():
     assert text.index("### Attempt 3") < text.index("### Attempt 2")
     assert "### Attempt 1\n" not in text
     assert "ended with an exception: rank 1: \\`x\\` \\| &lt;b&gt;" in text
+    assert "(flow on host node" in text
     assert "Passed over version 9: NaN" in text
     assert "Steps lost: at least 5" in text
     assert "in vain 30" in text
     assert "![Seconds lost by phase](data:image/svg+xml;base64," in text
+
+
+def test_every_ending_has_words_and_its_place_stands_beside_it():
+    assert set(_WHAT) == set(ENDINGS)
+    said = Failure(rank=3, error="KeyError", said="x", node="trainer|2", noticed_s=3.0).text("run")
+    rows = [attempt(1, 0, ended_at=at(9), outcome="failed", reason=said), attempt(2, 10)]
+    text = explanations(report(rows, []))
+    assert text is not None
+    assert "ended with an exception (rank 3, node trainer\\|2): Training" in text
+    assert "detect 3" in text
 
 
 def test_a_run_that_was_never_interrupted_has_none():

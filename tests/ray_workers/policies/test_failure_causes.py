@@ -15,6 +15,8 @@ FAILED = "Training of run 'r' failed on rank {}: {}"
         ("failed", FAILED.format(1, "RuntimeError: mat1 and mat2 cannot be multiplied"), "user"),
         ("failed", FAILED.format(0, "ActorDiedError: The actor died unexpectedly"), "infrastructure"),
         ("failed", FAILED.format(0, "RuntimeError: [gloo/tcp] Connection closed by peer"), "infrastructure"),
+        ("failed", FAILED.format("1 (node h, noticed after 2.0 s)", "KeyError: 'lr'"), "user"),
+        ("failed", FAILED.format("1 (node h, settled in 2.0 s)", "ActorDiedError: died"), "infrastructure"),
         ("failed", FAILED.format(7, "DistBackendError: NCCL error in: ProcessGroupNCCL"), "infrastructure"),
         ("failed", "Run 'r' stops at step 9: more saves in a row failed than the failure budget", "infrastructure"),
         ("failed", "Training of run 'r' failed: the controller died", "infrastructure"),
