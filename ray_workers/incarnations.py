@@ -1,0 +1,126 @@
+"""The checkpoint actor and its successors: each under a fence of its own, one at a time, until the run is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
+
+from ray_workers.checkpoint_actor import CheckpointActor, actor_name
+from ray_workers.messages import PawlEvent
+from ray_workers.store.attempts import resumed_from, start_incarnation
+from ray_workers.store.clock import utc_now
+from ray_workers.store.errors import ConflictError
+from ray_workers.store.log import RunLog
+from ray_workers.store.manifest import VersionRef
+from ray_workers.store.opening import StorageTarget
+from ray_workers.version_assembly import AttemptIdentity
+
+__all__ = ["Incarnations"]
+
+_LOG_PATIENCE_S = 120.0
+_FENCE_CHECK_S = 5.0
+
+
+class Incarnations:
+    """Args: of the actor; `on_event` hears of each restart, and when the run is lost."""
+
+    def __init__(
+        self,
+        target: StorageTarget,
+        attempt: AttemptIdentity,
+        failure_budget: int,
+        on_event: Callable[[PawlEvent], None],
+    ) -> None:
+        self._target = target
+        self._failure_budget = failure_budget
+        self._on_event = on_event
+        self._log = RunLog(
+            target.open().store, attempt.run, by=attempt.by, patience_s=_LOG_PATIENCE_S
+        )
+        self._count = 0
+        self._fence_checked = time.monotonic()
+        self.attempt = attempt
+        """With the fence that commits now; a restarted actor has another than the attempt began with."""
+        self.actor: Any = None
+        self.stop: str | None = None
+        """Why the attempt must end, as far as the actor or the log tell: a reason of `messages.StopRequest`."""
+
+    def start(self) -> None:
+        self.actor = CheckpointActor.options(  # type: ignore[attr-defined]
+            name=actor_name(self.attempt.run_id, self.attempt.fence)
+        ).remote(self._target, self.attempt, self._failure_budget)
+
+    def drain(self, timeout_s: float, *, replace_dead: bool) -> Sequence[PawlEvent]:
+        """What happened at the actor since the last call; nothing from one that is busy, dead or replaced just now."""
+        try:
+            events, stop = ray.get(self.actor.drain_events.remote(), timeout=timeout_s)
+        except (GetTimeoutError, ActorUnavailableError):
+            return ()
+        except RayActorError as error:
+            if replace_dead and self.stop is None:
+                self._replace(error)
+            return ()
+        self.stop = self.stop or stop
+        told: Sequence[PawlEvent] = events
+        return told
+
+    def settle(self, timeout_s: float) -> None:
+        """Let a version whose shards are on their way become one, within so many seconds."""
+        try:
+            ray.get(self.actor.settle.remote(timeout_s), timeout=timeout_s + 5)
+        except (RayActorError, GetTimeoutError):
+            return
+
+    def check_fence(self) -> None:
+        """Look now and then whether the run is still ours: a training that saves rarely should still learn soon."""
+        if self.stop is not None or time.monotonic() - self._fence_checked < _FENCE_CHECK_S:
+            return
+        self._fence_checked = time.monotonic()
+        state = self._log.refresh()
+        if state.open_fence == self.attempt.fence:
+            return
+        by = state.open_attempt
+        self.stop = "fence_lost"
+        self.actor.stop.remote("fence_lost")
+        holder = (
+            f"flow run {by.flow_run_id}, fence {by.fence}"
+            if by is not None
+            else "nobody: it was closed"
+        )
+        self._tell("fence_lost", f"The run is owned by {holder} now; this attempt ends.")
+
+    def kill(self) -> None:
+        if self.actor is not None:
+            ray.kill(self.actor)
+
+    def _replace(self, error: Exception) -> None:
+        """The next incarnation takes its own fence first: from then on its dead predecessor can commit nothing."""
+        self._count += 1
+        own = self.attempt
+        try:
+            fence = start_incarnation(self._log, own.fence, self._count)
+        except ConflictError as conflict:
+            self.stop = "fence_lost"
+            self._tell("fence_lost", conflict.message, **conflict.details)
+            return
+        newest = self._log.state.attempts.get(own.fence)
+        parent = resumed_from(self._log.state, own.fence) or own.parent
+        if newest is not None and newest.last_commit is not None:
+            version = self._log.state.versions[newest.last_commit]
+            parent = VersionRef(run=None, number=version.number, digest=version.manifest)
+        self.attempt = replace(own, fence=fence, parent=parent)
+        self.start()
+        self._tell(
+            "actor_restarted",
+            f"The checkpoint actor died ({type(error).__name__}); incarnation {self._count} goes on under fence "
+            f"{fence}. The version that was in flight is dropped, committed ones are untouched.",
+            fence=fence,
+        )
+
+    def _tell(self, kind: str, message: str, **details: Any) -> None:
+        self._on_event(PawlEvent(kind=kind, message=message, at=utc_now(), details=details))
