@@ -172,7 +172,7 @@ def _parameters(entrypoint: str, config: dict[str, Any], options: dict[str, Any]
             # Checked here too: Prefect keeps and shows the parameters of a flow run, even of one that is refused.
             "config": check_training_config(config),
             "run": options["run"],
-            "storage": options["storage"],
+            "storage": _checked_storage(options["storage"]),
             "scaling": Scaling(
                 **given(
                     workers=options["workers"],
@@ -215,6 +215,15 @@ def _parameters(entrypoint: str, config: dict[str, Any], options: dict[str, Any]
         raise InvalidInputError(_first_problem(error)) from None
 
 
+def _checked_storage(storage: str | None) -> str | None:
+    """As given. Raises `InvalidInputError` for a URL with keys in it, which would be shown as a parameter."""
+    from ray_workers.store.opening import normalise_url  # noqa: PLC0415 - for train alone
+
+    if storage is not None:
+        normalise_url(storage)
+    return storage
+
+
 def _first_problem(error: ValueError) -> str:
     """One sentence of what pydantic found."""
     problems: list[dict[str, Any]] = getattr(error, "errors", list)()
@@ -230,7 +239,9 @@ def _first_problem(error: ValueError) -> str:
 def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise InvalidInputError(f"--set {text!r} is not of the form KEY=VALUE.")
+        raise InvalidInputError(
+            "A --set is not of the form KEY=VALUE: it lacks the '=' or the key."
+        )
     try:
         return key, json.loads(value)
     except ValueError:

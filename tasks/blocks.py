@@ -173,6 +173,10 @@ class PawlCluster(Block):
             InvalidInputError: the address does not fit the kind.
         """
         address = (self.address or "").strip()
+        if "@" in address:
+            raise InvalidInputError(
+                "The cluster block's address holds a user or password, and it is shown: put the token into its own field."
+            )
         is_url = address.startswith(self._schemes)
         if self.kind == "local":
             if address:

@@ -49,7 +49,12 @@ class Scaling(Settings):
         return address.rstrip("/") if address.startswith(("http://", "https://")) else None
 
     @model_validator(mode="after")
-    def _is_no_ray_client(self) -> Scaling:
+    def _is_an_address_that_may_be_shown(self) -> Scaling:
+        if "@" in (self.ray_address or ""):
+            raise ValueError(
+                "The address of the Ray cluster must hold no user or password, for it is shown: give the token in "
+                "RAY_AUTH_TOKEN, or in a cluster block"
+            )
         if (self.ray_address or "").startswith("ray://"):
             raise ValueError(
                 "Ray Train does not work over the Ray Client (ray://): give the job server instead, http://host:8265, or "

@@ -209,7 +209,7 @@ def _bucket_url(scheme: str, url: str) -> str:
     if not rest.startswith("//"):
         raise InvalidInputError(f"Write {scheme}:// with two slashes: {scheme}://bucket/prefix.")
     authority, _, path = rest.removeprefix("//").partition("/")
-    if any(character in authority for character in "@:?#"):
+    if any(character in authority for character in "@:?#") or any(c in path for c in "?#"):
         raise InvalidInputError(
             "The storage URL must hold no credentials, port or query: write s3://bucket/prefix, and give keys and "
             "endpoint in the AWS variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)."

@@ -128,6 +128,19 @@ def test_a_secret_never_reaches_prefect_where_parameters_are_shown(flow, key):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ("--storage", "s3://me:hunter2@bucket/x"), ("--storage", "s3://bucket/x?key=hunter2"),
+        ("--ray-address", "http://me:hunter2@host:8265"), ("--ray-address", "ray://me:hunter2@host:10001"),
+        ("--set", "hunter2"),
+    ],
+)  # fmt: skip
+def test_a_secret_in_a_url_never_reaches_prefect_either(flow, words):
+    assert "hunter2" not in refused(LOOP, *words)
+    assert flow == []
+
+
+@pytest.mark.parametrize(
     ("words", "named"), [([], "ENTRYPOINT"), ([LOOP, "--retries", "-1"], "--retries")]
 )
 def test_click_says_what_is_missing_or_out_of_range(flow, words, named):

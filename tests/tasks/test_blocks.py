@@ -185,6 +185,13 @@ def test_an_address_that_does_not_fit_the_kind_is_refused(kind, address):
         PawlCluster(kind=kind, address=address).ray_address()
 
 
+@pytest.mark.parametrize("kind", ["local", "existing", "jobs"])
+def test_an_address_with_a_password_is_refused_and_not_repeated(kind):
+    with pytest.raises(InvalidInputError, match="its own field") as raised:
+        PawlCluster(kind=kind, address=f"http://me:{CANARY}@head:8265").ray_address()
+    assert CANARY not in str(raised.value)
+
+
 def test_the_token_reaches_ray_by_the_environment_alone(saved, monkeypatch):
     saved["pawl-cluster", "c"] = {"kind": "existing", "address": "h:1", "token": CANARY}
     scaling = use_cluster(Scaling(cluster="pawl-cluster/c"))
