@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ray_workers.attempt_losses import Loss, attempt_losses, resume_step
 from ray_workers.report import AttemptRow, ReportProgress, RunReport, VersionRow
@@ -13,6 +13,7 @@ from ray_workers.store.catalog import VersionCatalog, VersionEntry, attempt_numb
 from ray_workers.store.clock import utc_now
 from ray_workers.store.errors import DamageError, MissingError
 from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.present_line import present_line
 from ray_workers.store.run_state import AttemptState, RunState
 
 __all__ = ["build_report"]
@@ -173,46 +174,17 @@ def _unknown_attempt(state: RunState, fence: int, number: int) -> AttemptRow:
 
 
 def _lineage(state: RunState, entries: Sequence[VersionEntry]) -> list[VersionEntry]:
-    """The newest state's version and its ancestors in this run, newest first; from the log, so damage cuts nothing."""
+    """The newest state's version and its ancestors in this run, newest first."""
     by_number = {entry.version.number: entry for entry in entries}
-    found: list[VersionEntry] = []
-    entry = by_number.get(_head(state) or 0)
-    while entry is not None:
-        found.append(entry)
-        number = _parent(state, entry)
-        # Numbers only fall on the way back, whatever a damaged log says: no circle.
-        entry = by_number.get(number) if number and number < entry.version.number else None
-    return found
+    return [by_number[number] for number in present_line(state, dict(_parents(entries)))]
 
 
-def _head(state: RunState) -> int | None:
-    """Where the newest attempt stands: its last commit, else where it resumed; else the newest version."""
-    for fence in sorted(state.attempts, reverse=True):
-        attempt = state.attempts[fence]
-        if attempt.last_commit in state.versions:
-            return attempt.last_commit
-        if attempt.resume_at is not None:
-            own = attempt.resume_origin is None
-            return attempt.resume.number if attempt.resume is not None and own else None
-    return max(state.versions, default=None)
-
-
-def _parent(state: RunState, entry: VersionEntry) -> int | None:
-    if entry.facts is not None:
-        parent = entry.facts.parent
-        return None if parent is None or parent.run is not None else parent.number
-    version = entry.version
-    same_fence = [
-        v.number
-        for v in state.versions.values()
-        if v.fence == version.fence and v.number < version.number
-    ]
-    if same_fence:
-        return max(same_fence)
-    attempt = state.attempts.get(version.fence)
-    if attempt is None or attempt.resume is None or attempt.resume_origin is not None:
-        return None
-    return attempt.resume.number
+def _parents(entries: Sequence[VersionEntry]) -> Iterator[tuple[int, int | None]]:
+    for entry in entries:
+        if entry.facts is not None:
+            parent = entry.facts.parent
+            own = parent is not None and parent.run is None
+            yield entry.version.number, parent.number if parent is not None and own else None
 
 
 def _progress(lineage: Sequence[VersionEntry]) -> ReportProgress:

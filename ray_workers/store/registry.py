@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 REGISTRY_PREFIX = "registry/versions/"
-REGISTRY_FORMAT = 1
+REGISTRY_FORMAT = 2
 
 _READERS = 16
 _TRIES = 5
@@ -53,6 +53,7 @@ SCHEMA = pa.schema(
         ("status", _TEXT), ("tags", pa.list_(_TEXT)), ("bytes", _WHOLE), ("committed_at", pa.timestamp("us", tz="UTC")),
         ("attempt", _WHOLE), ("fence", _WHOLE), ("flow_run_id", _TEXT), ("run_count", _WHOLE), ("host", _TEXT),
         ("forked_from", _TEXT), ("manifest", _TEXT), ("commit_slot", _WHOLE), ("log_slot", _WHOLE),
+        ("current", pa.bool_()),
         ("epoch", _WHOLE), ("epochs_wanted", _WHOLE), ("finished", pa.bool_()), ("payload", _TEXT),
         ("parent_run", _TEXT), ("parent", _WHOLE), ("world_size", _WHOLE), ("tensors", _WHOLE), ("shards", _WHOLE),
         ("bytes_new", _WHOLE), ("staging_s", _REAL), ("upload_s", _REAL), ("code_version", _TEXT), ("python", _TEXT),

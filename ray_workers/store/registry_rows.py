@@ -12,6 +12,7 @@ from typing import Any
 
 from ray_workers.store.catalog import VersionCatalog, VersionEntry, attempt_numbers
 from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.present_line import present_line
 from ray_workers.store.run_state import RunState
 from ray_workers.store.strict_json import encode_float
 
@@ -37,12 +38,20 @@ def version_rows_of(store: ObjectStore, state: RunState, known: Known) -> Iterat
     catalog = VersionCatalog(store, state.run)
     entries = {entry.version.number: entry for entry in catalog.entries(state, unknown)}
     numbers = attempt_numbers(state)
-    for number in sorted(state.versions):
-        version = state.versions[number]
-        facts = known(version.manifest)
-        if facts is None:
-            facts = version_facts(entries[number])
-        yield {**version_row(state, number, numbers[version.fence]), **facts}
+    facts = {
+        number: known(version.manifest) or version_facts(entries[number])
+        for number, version in sorted(state.versions.items())
+    }
+    line = set(present_line(state, dict(_parents(state.run, facts))))
+    for number, found in facts.items():
+        row = version_row(state, number, numbers[state.versions[number].fence])
+        yield {**row, "current": number in line, **found}
+
+
+def _parents(run: str, facts: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[int, int | None]]:
+    for number, found in facts.items():
+        if found["payload"] is not None:
+            yield number, found["parent"] if found["parent_run"] == run else None
 
 
 def version_row(state: RunState, number: int, attempt_number: int) -> dict[str, Any]:

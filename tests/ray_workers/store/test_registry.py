@@ -260,3 +260,15 @@ def test_a_damaged_manifest_leaves_the_row_and_is_tried_again(tmp_path):
     run.judge(1)
     refresh_run(run.store, "digits")
     assert rows(run.store)[0]["payload"] == "state"
+
+
+def test_a_metric_over_the_current_versions_has_no_step_twice_and_leaves_none_out(run):
+    run.start(1)  # a retry goes on from step 10: what stood at 20 is done again
+    run.commit(15, metrics={"loss": 0.4})
+    run.commit(20, metrics={"loss": 0.2})
+    refresh_run(run.store, "digits")
+    found = [(r["step"], r["metrics.loss"], r["attempt"]) for r in rows(run.store) if r["current"]]
+    assert found == [(10, 0.5, 1), (15, 0.4, 2), (20, 0.2, 2)]
+    run.commit(30, metrics={"loss": 0.1})  # with what the file already knew of the others
+    refresh_run(run.store, "digits")
+    assert [r["step"] for r in rows(run.store) if r["current"]] == [10, 15, 20, 30]
