@@ -27,6 +27,8 @@ class MaintenancePlan:
     retention: RetentionPlan | None
     """None: no retention was asked for, or the run is deleted."""
     sweep: SweepPlan
+    at_once: bool = False
+    """There is no grace: the same call deletes what it retires."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values under stable names."""
@@ -41,6 +43,8 @@ class MaintenancePlan:
     def lines(self) -> tuple[str, ...]:
         """The plan for people, one fact a line."""
         found = [] if self.retention is None else _retention_lines(self.retention)
+        if self.at_once and self.retention is not None and self.retention.retire:
+            found.append("what is retired now is deleted at once: the grace is 0")
         plan = self.sweep
         if plan.blocked is not None:
             return (*found, f"nothing may be condemned or deleted: {plan.blocked}")
@@ -77,6 +81,7 @@ def plan_maintenance(
         run=run,
         retention=plan_retention(store, state, policy) if wanted else None,
         sweep=plan_sweep(store, run, grace_s=grace_s, tell=tell),
+        at_once=grace_s <= 0,
     )
 
 
@@ -84,7 +89,9 @@ def maintain_run(
     store: ObjectStore, plan: MaintenancePlan, *, grace_s: float, by: Mapping[str, Any],
     tell: Tell = lambda _: None,
 ) -> SweepReport:  # fmt: skip
-    """Retire what the plan says, then sweep. What was retired just now is condemned when its grace is over.
+    """Retire what the plan says, then sweep.
+
+    What was retired just now is condemned when its grace is over, which without a grace is in this very call.
 
     Raises:
         RuleRefusedError: a version became protected since the plan was made, or a damaged slot is not yet repaired.
