@@ -123,6 +123,12 @@ ways-back: setup setup-s3 ## Make every failure, come back, and write what it co
 	$(BIN)/pytest tests/integration/test_ways_back_measured.py tests/integration/test_several_nodes.py -m 'slow'
 	$(BIN)/python -m tests.support.ways_back_table build/ways-back.jsonl docs/reliability.md
 
+.PHONY: drills
+drills: setup setup-s3 ## Restore versions from Ceph on fresh workers, and write what that took into docs/reliability.md
+	rm -f build/drills.jsonl
+	$(BIN)/pytest tests/integration/test_drill.py -m 'slow' -k restored
+	$(BIN)/python -m tests.support.drill_table build/drills.jsonl docs/reliability.md
+
 # RUNS=1 plays one more of the runs that make up so many kills; runs add up in build/kills.jsonl.
 KILLS ?= 30
 RUNS ?= 1000

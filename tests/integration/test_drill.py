@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import httpx
@@ -14,8 +15,11 @@ from ray_workers.store.opening import StorageTarget
 from ray_workers.store.versions import load_manifest
 from tests.integration.conftest import PrefectServer
 from tests.integration.harness import StoredRun, start_pawl, train_arguments, wait_until
+from tests.support.drill_table import add
 from tests.support.factories import flip_byte
 from tests.support.s3_server import S3Server
+
+ROWS = Path(os.environ.get("PAWL_DRILLS", "build/drills.jsonl"))
 
 pytestmark = [pytest.mark.ray, pytest.mark.prefect, pytest.mark.slow]
 
@@ -73,6 +77,9 @@ def test_a_version_is_restored_on_fresh_workers_and_called_restorable(
     assert second["bit_identical"] is True
     assert second["workers"] == 2
     assert second["probe_saved"] == second["probe_read"]
+    for payload in sorted(mine, key=lambda one: one["number"]):
+        finished = "the finished run" if payload["number"] == newest else "a run in mid-epoch"
+        add(ROWS, f"{finished}, step {state.versions[payload['number']].step}", payload)
 
 
 def test_a_drill_that_fails_says_so_and_quarantines_only_for_the_bytes(
