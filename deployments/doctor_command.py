@@ -16,6 +16,7 @@ import click
 
 from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
+from deployments.server_libraries import SERVER_LIBRARIES
 from deployments.text_tables import bytes_text, printable, table
 from ray_workers.store.doctor import Finding, examine_storage
 
@@ -23,7 +24,7 @@ __all__ = ["doctor_command"]
 
 _BAD = 1
 _COLOURS = {"ok": "green", "warning": "yellow", "bad": "red"}
-_LIBRARIES = ("torch", "ray", "prefect", "fastapi", "obstore", "pyarrow", "duckdb")
+_LIBRARIES = ("torch", "ray", "prefect", "fastapi", "sqlalchemy", "obstore", "pyarrow", "duckdb")
 _SMALL_SHM = 2_000_000_000
 _TIMEOUT_S = 3.0
 _RAY_PORT = 6379
@@ -57,13 +58,9 @@ def _versions() -> Iterator[Finding]:
     found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     told = ", ".join(f"{name} {version}" for name, version in found.items())
     yield Finding(what="versions", level="ok", told=f"python {platform.python_version()}, {told}")
-    major, minor = (int(part) for part in found["fastapi"].split(".")[:2])
-    if (major, minor) >= (0, 151):
-        yield Finding(
-            what="fastapi",
-            level="bad",
-            told=f"{found['fastapi']}: Prefect's server does not start with it; install 'fastapi<0.151'",
-        )
+    for library in SERVER_LIBRARIES:
+        if unfit := library.unfit():
+            yield Finding(what=library.name, level="bad", told=unfit)
 
 
 def _credentials(storage: str) -> Iterator[Finding]:

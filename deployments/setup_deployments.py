@@ -14,6 +14,7 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
+from prefect.utilities.callables import parameter_schema
 
 from deployments.deployment_file import load_flow, problems_in
 from ray_workers.store.errors import InvalidInputError, PawlError
@@ -46,13 +47,16 @@ class DeploymentSet:
     def missing(self, client: SyncPrefectClient) -> str | None:
         said = []
         for each in self.file["deployments"]:
-            name = f"{load_flow(each['entrypoint']).name}/{each['name']}"
+            flow = load_flow(each["entrypoint"])
+            name = f"{flow.name}/{each['name']}"
             try:
                 found = client.read_deployment_by_name(name)
             except ObjectNotFound:
                 said.append(f"{name} is not there")
                 continue
             differ = _differences(each, found)
+            if _form(parameter_schema(flow).model_dump_for_openapi()) != _form(found.parameter_openapi_schema):  # fmt: skip
+                differ.append("the run form")  # as after an update: this Pawl has other parameters
             if self.project is not None and self._pull() != found.pull_steps:
                 differ.append("pull")
             if differ:
@@ -104,6 +108,11 @@ def _differences(wanted: Mapping[str, Any], found: DeploymentResponse) -> list[s
     if any(schedule["slug"] not in slugs for schedule in wanted.get("schedules") or []):
         differ.append("schedules")
     return differ
+
+
+def _form(schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A schema of parameters without what is empty: the server does not keep it."""
+    return {key: value for key, value in (schema or {}).items() if value}
 
 
 def _limit(wanted: Any) -> tuple[int | None, str | None]:

@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from deployments.local_s3 import ACCESS, BUCKET
+from deployments.server_libraries import refuse_unfit
 from ray_workers.store.errors import InvalidInputError, PawlError
 
 __all__ = ["LocalStack", "Part"]
@@ -147,6 +148,7 @@ class LocalStack:
                 raise InvalidInputError(
                     f"Something else answers at {self.api_url}: end it, or choose another --port."
                 )
+            refuse_unfit()
             part.start(
                 [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)],
                 {**self._env(), "PREFECT_UI_API_URL": self.api_url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"},

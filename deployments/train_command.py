@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from deployments.example_command import command
+from deployments.server_libraries import refuse_unfit
 from ray_workers.store.errors import InvalidInputError, PawlError
 
 __all__ = ["prepare_prefect", "train_command"]
@@ -262,7 +262,7 @@ def _read_config(path: Path | None) -> dict[str, Any]:
 
 def prepare_prefect() -> None:
     """Without a Prefect server of the user's own: an ephemeral one, with a home beside the project."""
-    _check_fastapi()
+    refuse_unfit("fastapi")  # it would only be said after the server's whole start limit
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", _START_LIMIT_S)
     configured = any(
         os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE")
@@ -293,16 +293,6 @@ def _start_prefects_server() -> None:
     thread = threading.Thread(target=start, name="pawl-prefect-start", daemon=True)
     thread.start()
     thread.join()
-
-
-def _check_fastapi() -> None:
-    """Prefect's server does not start under newer ones, and would only say so after its whole start limit."""
-    found = version("fastapi")
-    major, minor = (int(part) for part in found.split(".")[:2])
-    if (major, minor) >= (0, 151):
-        raise InvalidInputError(
-            f"fastapi {found} is installed, and Prefect's server does not work with it: install 'fastapi<0.151'."
-        )
 
 
 def _say_how_to_resume() -> None:

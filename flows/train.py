@@ -30,7 +30,7 @@ __all__ = ["train"]
 )
 def train(
     entrypoint: str,
-    config: dict[str, Any] | None = None,
+    config: dict[str, Any] = {},  # noqa: B006 - only read; in Prefect's run form "dict or None" would have no field to type in
     run: str | None = None,
     storage: str | None = None,
     scaling: Scaling = Scaling(),

@@ -41,7 +41,9 @@ from tasks.run_identity import (
     current_identity,
     forbid_retries,
     mark_crashed,
+    put_back_retries,
 )
+from tasks.scheduled import with_deployed
 
 __all__ = ["Attempt", "TrainRequest", "describe_request", "take_fence"]
 
@@ -107,12 +109,14 @@ def describe_request(values: Mapping[str, Any]) -> TrainRequest:
         InvalidInputError: one sentence on the first value that is wrong.
     """
     identity = current_identity()
+    put_back_retries(identity)
     try:
+        values = with_deployed(values)
         code_dir = add_code_dir(values["code_dir"])
         request = TrainRequest(
             identity=identity,
             entrypoint=values["entrypoint"],
-            config=check_training_config(values["config"] or {}),
+            config=check_training_config(values["config"]),
             run=check_run_name(values["run"] or identity.flow_run_id),
             target=storage_target(values["storage"]),
             scaling=use_cluster(values["scaling"]),

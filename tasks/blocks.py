@@ -16,6 +16,7 @@ from ray_workers.store.credentials import S3Credentials
 from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.opening import StorageTarget
 from tasks.block_documents import block_document, keys_of_block
+from tasks.scheduled import deployed_storage
 
 __all__ = ["PawlCluster", "PawlStorage", "storage_target", "use_cluster"]
 
@@ -198,12 +199,12 @@ class PawlCluster(Block):
 def storage_target(storage: str | None) -> StorageTarget:
     """From the flow parameter `storage`: a folder, a URL, or `pawl-storage/NAME`. Empty: PAWL_STORAGE, else ./pawl-store.
 
-    A folder of that very name is written `./pawl-storage/…`.
+    In a run of a schedule an empty one is first of all what the deployment says. A folder of that very name is written `./pawl-storage/…`.
 
     Raises:
         InvalidInputError: no such block, or one that cannot be used.
     """
-    wanted = storage or os.environ.get("PAWL_STORAGE") or DEFAULT_STORAGE
+    wanted = storage or deployed_storage() or os.environ.get("PAWL_STORAGE") or DEFAULT_STORAGE
     name = _name_in(wanted, _STORAGE)
     if name is None:
         return StorageTarget(wanted)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun, FlowRunPolicy
 from prefect.client.schemas.sorting import LogSort
+from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
@@ -20,13 +23,17 @@ from ray_workers.store.clock import epoch_seconds
 
 __all__ = [
     "RunIdentity",
+    "Scheduled",
     "active_flow_run",
     "current_identity",
     "forbid_retries",
     "is_being_cancelled",
     "last_log_time",
     "mark_crashed",
+    "policy_to_put_back",
+    "put_back_retries",
     "running_for_s",
+    "scheduled_run",
 ]
 
 
@@ -104,6 +111,53 @@ def forbid_retries(identity: RunIdentity) -> None:
     with get_client(sync_client=True) as client:
         policy = FlowRunPolicy(retries=0, retry_delay=0)
         client.update_flow_run(UUID(identity.flow_run_id), empirical_policy=policy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduled:
+    """A flow run that a schedule started: its own parameters, and those of its deployment."""
+
+    given: Mapping[str, Any]
+    deployed: Mapping[str, Any]
+
+
+def scheduled_run() -> Scheduled | None:
+    """The calling flow run, if a schedule started it."""
+    found = _read(str(flow_run.id or ""))
+    if found is None or not found.auto_scheduled or found.deployment_id is None:
+        return None
+    with get_client(sync_client=True) as client:
+        try:
+            deployment = client.read_deployment(found.deployment_id)
+        except ObjectNotFound:  # it was deleted since
+            return None
+    return Scheduled(given=found.parameters, deployed=deployment.parameters)
+
+
+def put_back_retries(identity: RunIdentity) -> None:
+    """Give the calling flow run the retries of its flow, if its own policy has none.
+
+    The run form of Prefect's newer UI writes "no retries" into each run that it starts, unless somebody fills the field in
+    (3.8.8, seen); and `forbid_retries` did so to a run that a person starts again after mending what was wrong.
+    """
+    context, found = FlowRunContext.get(), _read(identity.flow_run_id)
+    if context is None or context.flow is None or found is None:
+        return
+    flow = context.flow
+    policy = policy_to_put_back(found.empirical_policy, flow.retries or 0, flow.retry_delay_seconds)
+    if policy is not None:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(identity.flow_run_id), empirical_policy=policy)
+
+
+def policy_to_put_back(
+    given: FlowRunPolicy, retries: int, delay_s: float | list[float] | None
+) -> FlowRunPolicy | None:
+    """What the policy must be for the flow's own retries to hold; None if they do, or if the flow has none."""
+    if given.retries != 0 or retries == 0:
+        return None
+    delay = delay_s[0] if isinstance(delay_s, list) else delay_s
+    return given.model_copy(update={"retries": retries, "retry_delay": int(delay or 0)})
 
 
 def _read(flow_run_id: str) -> FlowRun | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from deployments import train_command
+from deployments import server_libraries, train_command
 from deployments.cli import pawl
 from ray_workers.config import Retention, Saving, Scaling, Validation
 from ray_workers.store.errors import FenceLostError, TrainingFailedError
@@ -249,6 +249,6 @@ def test_prefects_home_is_made_if_it_is_not_there(flow, monkeypatch, tmp_path):
 
 
 def test_a_fastapi_that_prefect_cannot_use_is_named(flow, monkeypatch):
-    monkeypatch.setattr(train_command, "version", lambda _: "0.151.0")
+    monkeypatch.setattr(server_libraries, "version", lambda _: "0.151.0")
     assert "fastapi<0.151" in refused(LOOP)
     assert flow == []

@@ -82,15 +82,18 @@ def test_set_up_twice_it_changes_nothing_and_keeps_what_the_user_made(
     assert left["train"] == made["train"]
 
     deployment = next(d for d in ask(prefect_server, "/deployments/filter") if d["name"] == "train")
+    old_form = {"title": "Parameters", "type": "object", "properties": {}}
     httpx.patch(
-        f"{prefect_server.api_url}/deployments/{deployment['id']}", json={"description": "mine"}, timeout=60
+        f"{prefect_server.api_url}/deployments/{deployment['id']}", timeout=60,
+        json={"description": "mine", "parameter_openapi_schema": old_form},
     ).raise_for_status()  # fmt: skip
     drifted = setup("--check")
-    assert "pawl-train/train differs in description" in drifted.output
+    assert "pawl-train/train differs in description, the run form" in drifted.output
     mended = setup("--project", "/app")
     assert mended.exit_code == 0, mended.output
     deployment = next(d for d in ask(prefect_server, "/deployments/filter") if d["name"] == "train")
     assert deployment["description"] != "mine"
+    assert "config" in deployment["parameter_openapi_schema"]["properties"]
     assert deployment["pull_steps"] == [
         {"prefect.deployments.steps.set_working_directory": {"directory": "/app"}}
     ]
