@@ -15,12 +15,12 @@ import torch
 
 from benchmarks.job import Job, Made, compute, make_state, open_job
 from benchmarks.ratios import Bar
-from ray_workers.restoring import ShardCache, read_manifest
+from ray_workers.messages import ResumePoint
+from ray_workers.restoring import RankRestore, ShardCache, read_manifest, restore_state
 from ray_workers.store import keys
 from ray_workers.store.fetch import PART_BYTES
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.opening import StorageTarget
-from ray_workers.training_state import restore
 
 __all__ = ["FIGURES", "Figure", "Samples", "copy_seconds", "measure"]
 
@@ -157,12 +157,14 @@ class _Taker:
         point = self.job.newest()
         manifest = read_manifest(self.store, point)
         bare = _timed(lambda: self._bare_download(manifest.shards[0].key, manifest.shards[0].bytes))
-        whole = _timed(
-            lambda: restore(
-                self.made.parts, read_manifest(self.store, point), ShardCache(self.store).read
-            )
-        )
+        whole = _timed(lambda: self._restore(point))
         self.samples.add("restore", whole[0], bare[0])
+
+    def _restore(self, point: ResumePoint) -> None:
+        """As a session does it."""
+        manifest = read_manifest(self.store, point)
+        rank = RankRestore(rank=0, world_size=1, manifest=manifest)
+        restore_state(self.made.parts, manifest, ShardCache(self.store), rank)
 
     def _bare_upload(self) -> None:
         self.store.put(keys.new_shard_key("bench-bare", 1), self._flat())

@@ -12,10 +12,16 @@ from ray_workers.directory import unpack_directory
 from ray_workers.environment import warn_about_changes
 from ray_workers.falling_back import next_point
 from ray_workers.messages import ResumePoint
-from ray_workers.restoring import ShardCache, check_payload, read_manifest, restore_rank
+from ray_workers.restoring import (
+    RankRestore,
+    ShardCache,
+    check_payload,
+    read_manifest,
+    restore_state,
+)
 from ray_workers.store.errors import DamageError, ObjectNotFoundError
 from ray_workers.store.manifest import Manifest, Progress
-from ray_workers.training_state import TrainingParts, restore
+from ray_workers.training_state import TrainingParts
 
 __all__ = ["Restored", "come_back"]
 
@@ -74,7 +80,7 @@ def _restore(context: TrainingContext, parts: TrainingParts | None, point: Resum
         directory = unpack_directory(manifest, cache.read)
     else:
         rule = context.on_changed_workers
-        own = restore_rank(context.rank, context.world_size, manifest, cache, rule=rule)
-        restore(parts, manifest, cache.read)
+        rank = RankRestore(context.rank, context.world_size, manifest, rule)
+        own = restore_state(parts, manifest, cache, rank)
     cache.tell(manifest)
     return Restored(point=point, manifest=manifest, own=own, directory=directory)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["COPY_THREADS", "CopySegment", "HostCopy", "copy_now", "copy_pool"]
+__all__ = ["COPY_THREADS", "CopySegment", "HostCopy", "copy_now", "copy_pool", "copy_releasing"]
 
 COPY_THREADS = 2
 """One thread reaches about two thirds of a machine's memory bandwidth, a third one adds nothing."""
@@ -40,6 +40,11 @@ class CopySegment:
 def copy_now(segment: CopySegment) -> None:
     """Copy a small segment without giving up the interpreter, which would cost more than the copy."""
     _move_holding(segment.target, segment.source, segment.length)
+
+
+def copy_releasing(segment: CopySegment) -> None:
+    """Copy a large segment while other threads go on."""
+    _move_releasing(segment.target, segment.source, segment.length)
 
 
 def copy_pool() -> ThreadPoolExecutor:

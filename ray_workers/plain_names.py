@@ -6,13 +6,15 @@ every save, while training waits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["named_parameters", "plain_name", "plain_state"]
+__all__ = ["named_parameters", "plain_name", "plain_state", "without_copies"]
 
 _DDP = "module"
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
@@ -45,3 +47,30 @@ def named_parameters(
 def plain_state(model: torch.nn.Module) -> dict[str, Any]:
     """The model's live state by plain name; nothing is copied, and no other rank is asked."""
     return {plain_name(model, name): value for name, value in model.state_dict().items()}
+
+
+def without_copies(model: torch.nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """`state`, by plain name, with the model's own objects for tensors that are the model's own memory already.
+
+    torch copies a tensor onto itself at once, but one that shares its memory byte by byte.
+    """
+    own = dict(
+        chain(
+            model.named_parameters(remove_duplicate=False),
+            model.named_buffers(remove_duplicate=False),
+        )
+    )
+    live = {plain_name(model, name): tensor for name, tensor in own.items()}
+    return {
+        name: live[name] if _is_same(live.get(name), value) else value
+        for name, value in state.items()
+    }
+
+
+def _is_same(live: torch.Tensor | None, other: Any) -> bool:
+    if live is None or not isinstance(other, torch.Tensor):
+        return False
+    distributed = [isinstance(tensor, DTensor) for tensor in (live, other)]
+    if any(distributed):
+        return all(distributed) and live.to_local().is_set_to(other.to_local())  # type: ignore[attr-defined]
+    return live.dtype == other.dtype and live.is_set_to(other)

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from typing_extensions import Buffer
 
 from ray_workers.hot_shards import HotShards
 from ray_workers.messages import ResumePoint
-from ray_workers.planners import SHARED_PREFIX
+from ray_workers.planners import SHARED_PREFIX, rank_prefix
 from ray_workers.resharding import check_worker_count, reshard, sources
-from ray_workers.shard_reading import read_tensors
+from ray_workers.shard_reading import empty_tensor, stored_layouts
 from ray_workers.staging_files import StagingFolder
 from ray_workers.state_join import join
 from ray_workers.store.errors import DigestMismatchError, StateMismatchError
+from ray_workers.store.fetch import StoredRanges
 from ray_workers.store.manifest import Manifest, check_coverage
 from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.shard_filling import WHOLE_BYTES, Places, fill_from, fill_shard
 from ray_workers.store.shards import ShardEntry, read_shard
+from ray_workers.tensor_filling import fill_tensors
+from ray_workers.training_state import TrainingParts, restore_by
 
-__all__ = ["SHARED", "ShardCache", "check_payload", "rank_prefix", "read_manifest", "restore_rank"]
+__all__ = [
+    "SHARED",
+    "RankRestore",
+    "ShardCache",
+    "check_payload",
+    "read_manifest",
+    "restore_state",
+]
 
 SHARED = SHARED_PREFIX
 
 _log = logging.getLogger("pawl.restore")
-
-
-def rank_prefix(rank: int) -> str:
-    """Path prefix of the state that belongs to one rank alone and is never shared or de-duplicated."""
-    return f"rank/{rank}"
 
 
 def read_manifest(store: ObjectStore, point: ResumePoint) -> Manifest:
@@ -79,6 +87,13 @@ class ShardCache:
             self._read[entry.key] = read_shard(self.store, entry) if held is None else held
         return self._read[entry.key]
 
+    def fill(self, entry: ShardEntry, places: Places) -> None:
+        """As `read`, straight to where the tensors belong; a large shard is held nowhere else then."""
+        if entry.bytes <= WHOLE_BYTES or entry.key in self._read:
+            fill_from(memoryview(self.read(entry)), entry, places)
+        elif self.hot is None or not self.hot.fill(entry, places):
+            fill_shard(StoredRanges(self.store, entry.key), entry, places)
+
     def tell(self, manifest: Manifest) -> None:
         """Say how much came from memory, if anything did."""
         if self.hot is not None and self.hot.bytes_found:
@@ -90,22 +105,64 @@ class ShardCache:
             )
 
 
-def restore_rank(
-    rank: int, world_size: int, manifest: Manifest, cache: ShardCache, *, rule: str = "refuse"
+@dataclass(frozen=True, slots=True)
+class RankRestore:
+    """The state that a rank alone saved: RNG, data position, metric series; by `rule` also for other ranks.
+
+    Raises, when made: `StateMismatchError`: the version was saved by another number of workers, and `rule` is not
+    `reshard`.
+    """
+
+    rank: int
+    world_size: int
+    manifest: Manifest
+    rule: str = "refuse"
+
+    def __post_init__(self) -> None:
+        check_worker_count(self.manifest.world_size, self.world_size, self.rule)
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """Below which what it needs is stored."""
+        return tuple(dict.fromkeys(map(rank_prefix, self._sources)))
+
+    def templates(self) -> dict[str, torch.Tensor]:
+        """Memory for it, not filled."""
+        return {
+            path: empty_tensor(layout)
+            for prefix in self.prefixes
+            for path, layout in stored_layouts(self.manifest, prefix).items()
+        }
+
+    def join(self, tensors: Mapping[str, torch.Tensor]) -> Any:
+        """The state, from the templates when they are filled."""
+        lead, own = (join(self.manifest.rank_plain[source], tensors) for source in self._sources)
+        if self.manifest.world_size == self.world_size:
+            return own
+        return reshard(lead, own, rank=self.rank, world_size=self.world_size)
+
+    @property
+    def _sources(self) -> tuple[int, int]:
+        saved = self.manifest.world_size
+        return (self.rank, self.rank) if saved == self.world_size else sources(self.rank, saved)
+
+
+def restore_state(
+    parts: TrainingParts, manifest: Manifest, cache: ShardCache, rank: RankRestore
 ) -> Any:
-    """The state that this rank alone saved: RNG, data position, metric series; by `rule` also for other ranks.
+    """Put a version's state into `parts`, each shard read once, straight into their tensors.
+
+    Returns:
+        What the rank alone had.
 
     Raises:
-        StateMismatchError: the version was saved by another number of workers, and `rule` is not `reshard`.
+        StateMismatchError: the state does not fit; nothing was changed.
+        DamageError, ObjectNotFoundError: the parts hold anything by then: restore another version into them, or end.
     """
-    saved = manifest.world_size
-    check_worker_count(saved, world_size, rule)
-    if saved == world_size:
-        return _rank_state(rank, manifest, cache)
-    lead, own = (_rank_state(source, manifest, cache) for source in sources(rank, saved))
-    return reshard(lead, own, rank=rank, world_size=world_size)
+    own = rank.templates()
 
+    def load(shared: dict[str, torch.Tensor]) -> None:
+        fill_tensors({**shared, **own}, manifest, cache.fill, prefixes=(SHARED, *rank.prefixes))
 
-def _rank_state(rank: int, manifest: Manifest, cache: ShardCache) -> Any:
-    tensors = read_tensors(manifest, cache.read, prefix=rank_prefix(rank))
-    return join(manifest.rank_plain[rank], tensors)
+    restore_by(parts, manifest, load)
+    return rank.join(own)

@@ -87,7 +87,8 @@ class CheckpointSession:
         Raises:
             InvalidInputError: the loop was not started by Pawl.
             StateMismatchError: the stored state does not fit the model; the sentence names the differences.
-            DamageError: the version is not what was written, and no other one can be resumed.
+            DamageError: the version is not what was written, and no other one can be resumed. The parts hold anything by
+                then and must not be trained.
         """
         parts = None
         if model is not None:

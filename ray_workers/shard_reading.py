@@ -31,13 +31,14 @@ from ray_workers.planners import (
 from ray_workers.store.errors import MalformedObjectError, StateMismatchError
 from ray_workers.store.layout import Chunk, TensorLayout, check_cover
 from ray_workers.store.manifest import Manifest
-from ray_workers.store.shards import ShardEntry, data_start, parse_header
+from ray_workers.store.shards import ShardEntry, ShardTensor, data_start, parse_header
 from ray_workers.tensor_types import dtype_named, torch_shape
 
 __all__ = [
     "PawlStorageReader",
     "ReadShard",
     "check_fit",
+    "chunk_in",
     "empty_tensor",
     "load_tensors",
     "read_tensor",
@@ -134,6 +135,18 @@ def read_tensor(manifest: Manifest, path: str, read_shard: ReadShard) -> torch.T
     return tensor
 
 
+def chunk_in(
+    tensors: Mapping[str, ShardTensor], chunk: Chunk, dtype_name: str, *, key: str
+) -> ShardTensor:
+    """The chunk among a shard's tensors. Raises `MalformedObjectError` when manifest and shard disagree."""
+    found = tensors.get(chunk.name)
+    if found is None or (found.dtype, found.shape) != (dtype_name, chunk.shape):
+        raise MalformedObjectError(
+            f"{key} does not hold the tensor {chunk.name} as its manifest says.", key=key
+        )
+    return found
+
+
 class _OpenShard:
     """A verified shard in memory; tensors are views of it, and must not be written to."""
 
@@ -148,12 +161,7 @@ class _OpenShard:
 
     def tensor(self, chunk: Chunk, dtype_name: str) -> torch.Tensor:
         """The chunk's values. Raises `MalformedObjectError` when manifest and shard disagree."""
-        found = self._tensors.get(chunk.name)
-        if found is None or (found.dtype, found.shape) != (dtype_name, chunk.shape):
-            raise MalformedObjectError(
-                f"{self._key} does not hold the tensor {chunk.name} as its manifest says.",
-                key=self._key,
-            )
+        found = chunk_in(self._tensors, chunk, dtype_name, key=self._key)
         dtype = dtype_named(dtype_name)
         begin = self._start + found.offset
         raw = self._bytes[begin : begin + found.nbytes]
@@ -242,21 +250,29 @@ class PawlStorageReader(StorageReader):
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         return False
 
+    def chunk(self, item: ReadItem) -> Chunk:
+        """What a planned read reads."""
+        return self._chunks[item.storage_index]
+
+    def entries(self, indexes: Iterable[int]) -> dict[int, ShardEntry]:
+        """The manifest's shards of these numbers. Raises `MalformedObjectError` when it has not so many."""
+        wanted = sorted(indexes)
+        if wanted and wanted[-1] >= len(self._shards):
+            raise MalformedObjectError(
+                f"The manifest names shard {wanted[-1]} of {len(self._shards)}."
+            )
+        return {index: self._shards[index] for index in wanted}
+
     def _source(self, item: ReadItem) -> torch.Tensor:
-        chunk = self._chunks[item.storage_index]
+        chunk = self.chunk(item)
         return self._open[chunk.shard].tensor(chunk, self._layouts[item.storage_index.fqn].dtype)
 
     def _fetch(self, indexes: Iterable[int]) -> None:
-        missing = sorted(set(indexes) - set(self._open))
-        if missing and missing[-1] >= len(self._shards):
-            raise MalformedObjectError(
-                f"The manifest names shard {missing[-1]} of {len(self._shards)}."
-            )
-        entries = [self._shards[index] for index in missing]
+        entries = self.entries(set(indexes) - set(self._open))
         with ThreadPoolExecutor(max_workers=_PARALLEL_READS) as pool:
-            shards = list(pool.map(self._read_shard, entries))
+            shards = list(pool.map(self._read_shard, entries.values()))
         # Opened in this thread alone: `warnings.catch_warnings` is not for several.
-        for index, entry, data in zip(missing, entries, shards, strict=True):
+        for (index, entry), data in zip(entries.items(), shards, strict=True):
             self._open[index] = _OpenShard(data, entry.key)
 
 

@@ -6,7 +6,7 @@ may be plain, DDP or FSDP2, and need not be wrapped as it was when the version w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
@@ -21,7 +21,7 @@ from ray_workers.optimizer_state import (
     empty_state,
     load_optimizer,
 )
-from ray_workers.plain_names import named_parameters, plain_state
+from ray_workers.plain_names import named_parameters, plain_state, without_copies
 from ray_workers.planners import SHARED_PREFIX, signature_of
 from ray_workers.shard_reading import (
     ReadShard,
@@ -44,6 +44,7 @@ __all__ = [
     "capture",
     "frozen_paths",
     "restore",
+    "restore_by",
     "steady_paths",
     "template",
 ]
@@ -228,10 +229,25 @@ def restore(
         StateMismatchError: the state does not fit these parts. Nothing was changed.
         DamageError: a shard or the manifest is damaged. Nothing was changed.
     """
+
+    def load(tensors: dict[str, torch.Tensor]) -> None:
+        load_tensors(tensors, manifest, read_shard, prefix=prefix)
+
+    return restore_by(parts, manifest, load, prefix=prefix)
+
+
+def restore_by(
+    parts: TrainingParts,
+    manifest: Manifest,
+    load: Callable[[dict[str, torch.Tensor]], None],
+    *,
+    prefix: str = SHARED_PREFIX,
+) -> dict[str, Any]:
+    """As `restore`; `load` fills the tensors it is given, by path, and what it raises is raised."""
     tensors = template(parts, manifest, prefix=prefix)
     # Joined before the tensors are filled, only to see whether the plain state fits; and again after, for real.
     _check(parts, join(manifest.plain, tensors))
-    load_tensors(tensors, manifest, read_shard, prefix=prefix)
+    load(tensors)
     tree: dict[str, Any] = join(manifest.plain, tensors)
     apply(parts, tree)
     return tree
@@ -241,7 +257,7 @@ def apply(parts: TrainingParts, tree: Mapping[str, Any]) -> None:
     """Load a tree that `capture` made. Raises `StateMismatchError` before anything is changed."""
     _check(parts, tree)
     if tree["model"]:
-        set_model_state_dict(parts.model, dict(tree["model"]))
+        set_model_state_dict(parts.model, without_copies(parts.model, tree["model"]))
     for name, optimizer in _named(parts.optimizer).items():
         load_optimizer(parts.model, optimizer, tree["optimizer"][name])
     for name, scheduler in _named(parts.scheduler).items():

@@ -12,7 +12,9 @@ import errno
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,6 +34,7 @@ __all__ = [
     "make_durable_folder",
     "make_folder",
     "open_file",
+    "read_ranges",
     "replace_file",
     "sync_folder",
     "translated",
@@ -39,6 +42,9 @@ __all__ = [
 
 _WRITE_AT_MOST = 1 << 30
 """One `write` moves at most 2 GiB on Linux; stay clear of the edge."""
+
+_BUFFERS_AT_MOST = 1024
+"""Of one `preadv` on Linux."""
 
 _NO_ENTRY = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
@@ -138,6 +144,22 @@ def open_file(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
+
+
+def read_ranges(descriptor: int, start: int, targets: Sequence[memoryview]) -> int:
+    """Fill the targets one after the other from `start`; how many bytes there were, fewer only at the file's end."""
+    rest = deque(target for target in targets if target)
+    done = 0
+    while rest:
+        found = os.preadv(descriptor, list(islice(rest, _BUFFERS_AT_MOST)), start + done)
+        if not found:
+            break
+        done += found
+        while rest and found >= len(rest[0]):
+            found -= len(rest.popleft())
+        if found:
+            rest[0] = rest[0][found:]
+    return done
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from ray_workers.store.durable_file import (
     make_durable_folder,
     make_folder,
     open_file,
+    read_ranges,
     replace_file,
     translated,
 )
@@ -81,18 +82,12 @@ class LocalFolderStore:
             file.seek(start)
             return file.read(length)
 
-    def read_into(self, key: str, start: int, target: memoryview) -> int:
+    def read_into(self, key: str, start: int, *targets: memoryview) -> int:
         if start < 0:
             raise InvalidInputError(f"The start {start} in {key!r} is negative.", key=key)
         path = self._path(key)
         with translated("read", key, self._root, reading=True), open_file(path) as file:
-            done = 0
-            while done < len(target):
-                found = os.preadv(file.fileno(), [target[done:]], start + done)
-                if not found:
-                    break
-                done += found
-            return done
+            return read_ranges(file.fileno(), start, targets)
 
     def put(self, key: str, data: Buffer) -> None:
         path = self._path(key)

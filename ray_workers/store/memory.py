@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from typing_extensions import Buffer
 
-from ray_workers.store.buffers import flat_view
+from ray_workers.store.buffers import flat_view, spread
 from ray_workers.store.clock import epoch_seconds
 from ray_workers.store.errors import InvalidInputError, ObjectExistsError, ObjectNotFoundError
 from ray_workers.store.key_syntax import check_folder, check_key, check_prefix
@@ -61,10 +61,8 @@ class MemoryStore:
             raise InvalidInputError(f"The range {start}+{length} of {key!r} is negative.", key=key)
         return self._stored(key).data[start : start + length]
 
-    def read_into(self, key: str, start: int, target: memoryview) -> int:
-        found = self.get_range(key, start, len(target))
-        target[: len(found)] = found
-        return len(found)
+    def read_into(self, key: str, start: int, *targets: memoryview) -> int:
+        return spread(self.get_range(key, start, sum(map(len, targets))), targets)
 
     def put(self, key: str, data: Buffer) -> None:
         stored = _Stored(bytes(flat_view(data)), epoch_seconds())

@@ -52,10 +52,11 @@ class ObjectStore(Protocol):
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from `start` (shorter only at the object's end). Raises `ObjectNotFoundError`."""
 
-    def read_into(self, key: str, start: int, target: memoryview) -> int:
-        """Fill `target` with bytes from `start`; how many there were, fewer only at the object's end.
+    def read_into(self, key: str, start: int, *targets: memoryview) -> int:
+        """Fill the targets, one after the other, with one range from `start`.
 
-        For ranges that are fetched side by side into memory that is there already. Raises `ObjectNotFoundError`.
+        How many bytes there were, fewer only at the object's end. For ranges that are fetched side by side into memory
+        that is there already. Raises `ObjectNotFoundError`.
         """
 
     def put(self, key: str, data: Buffer) -> None:

@@ -19,7 +19,7 @@ import obstore.store
 from obstore.exceptions import BaseError
 from typing_extensions import Buffer
 
-from ray_workers.store.buffers import flat_view
+from ray_workers.store.buffers import flat_view, spread
 from ray_workers.store.credentials import S3Credentials
 from ray_workers.store.errors import (
     InvalidInputError,
@@ -101,23 +101,21 @@ class S3Store:
             return b""
         return self._read(check_key(key), start, start + length)
 
-    def read_into(self, key: str, start: int, target: memoryview) -> int:
+    def read_into(self, key: str, start: int, *targets: memoryview) -> int:
         if start < 0:
             raise InvalidInputError(f"The start {start} in {key!r} is negative.", key=key)
-        if not target:
+        length = sum(map(len, targets))
+        if not length:
             self.head(key)
             return 0
         with self._translated("read", check_key(key)):
             try:
-                part = obstore.get_range(
-                    self._client(len(target)), key, start=start, length=len(target)
-                )
+                part = obstore.get_range(self._client(length), key, start=start, length=length)
             except BaseError as error:
                 if read_reply(error).status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                     return 0
                 raise
-        target[: len(part)] = memoryview(part)
-        return len(part)
+        return spread(part, targets)
 
     def put(self, key: str, data: Buffer) -> None:
         view = flat_view(data)

@@ -28,6 +28,7 @@ __all__ = [
     "ShardTensor",
     "arrange",
     "build_header",
+    "check_size",
     "data_start",
     "nbytes_of",
     "parse_header",
@@ -231,7 +232,7 @@ def read_shard(
     """
     if entry.bytes > PART_BYTES:
         # Before memory is asked for: a manifest may name any size.
-        _check_size(entry, store.head(entry.key).size)
+        check_size(entry, store.head(entry.key).size)
         return _read_large(store, entry, memory(entry.bytes))
     try:
         return _read_once(store, entry)
@@ -241,7 +242,7 @@ def read_shard(
 
 def _read_once(store: ObjectStore, entry: ShardEntry) -> bytes:
     data = store.get(entry.key, at_most=entry.bytes)
-    _check_size(entry, len(data))
+    check_size(entry, len(data))
     verify(data, entry.digest, key=entry.key)
     return data
 
@@ -257,14 +258,15 @@ def _read_large(store: ObjectStore, entry: ShardEntry, target: memoryview) -> me
 def _fetch_once(
     store: ObjectStore, entry: ShardEntry, target: memoryview, algorithm: str
 ) -> memoryview:
-    _check_size(entry, store.head(entry.key).size)
+    check_size(entry, store.head(entry.key).size)
     found = fetch(store, entry.key, target, algorithm)
     if found != entry.digest:
         raise mismatch(entry.key, expected=entry.digest, found=found)
     return target
 
 
-def _check_size(entry: ShardEntry, found: int) -> None:
+def check_size(entry: ShardEntry, found: int) -> None:
+    """Raise `DigestMismatchError` unless the object has as many bytes as were written."""
     if found != entry.bytes:
         raise DigestMismatchError(
             f"{entry.key} is damaged: it has {found} bytes, but {entry.bytes} were written.",

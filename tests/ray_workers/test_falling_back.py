@@ -51,9 +51,13 @@ def killed(tmp_path):
     return run, final_digests(whole)
 
 
+@pytest.mark.parametrize("straight", [False, True])
 @pytest.mark.parametrize("delete", [False, True])
-def test_the_next_version_is_taken_in_the_same_attempt(killed, delete):
+def test_the_next_version_is_taken_in_the_same_attempt(killed, delete, straight, monkeypatch):
+    """Also when the damaged shards had gone straight into the model before they were known to be damaged."""
     run, expected = killed
+    if straight:
+        monkeypatch.setattr(restoring, "WHOLE_BYTES", 0)
     done = run.attempt(spoiling(run, 4, 3, delete=delete))
     assert final_digests(run) == expected
     attempt = done.state.attempts[done.fence]

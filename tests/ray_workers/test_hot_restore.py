@@ -16,7 +16,7 @@ from ray_workers.staging_files import NOTE_SUFFIX, StagingFolder
 from ray_workers.store import shards as shards_module
 from ray_workers.store.checksum import digest_of
 from ray_workers.store.memory import MemoryStore
-from ray_workers.store.shards import ShardEntry
+from ray_workers.store.shards import ShardEntry, arrange, build_header
 from tests.support.small_training import STEPS, Killed, final_digests, patient_process, small_loop
 
 RUN = "a" * 32
@@ -121,6 +121,28 @@ def test_piece_by_piece_from_memory_or_storage(tmp_path):
     assert cache.hot.bytes_found == len(STILL)
 
 
+def shard(fill):
+    tensors = arrange([("x", "U8", (9_000_000,))])
+    return build_header(tensors) + bytes([fill]) * 9_000_000
+
+
+@pytest.mark.parametrize("filled_anew", [False, True])
+def test_a_large_shard_goes_straight_from_memory_or_from_storage(tmp_path, filled_anew):
+    content = shard(7)
+    (path,) = folder(tmp_path, fence=3).allocate(0, count=1, size=len(content))
+    Path(path).write_bytes(shard(8) if filled_anew else content)
+    note_stored(path, [0], [entry(content)])
+    store = MemoryStore()
+    if filled_anew:
+        store.put(entry(content).key, content)
+    cache = ShardCache(store, folder(tmp_path))
+    target = bytearray(9_000_000)
+    cache.fill(entry(content), lambda _: [memoryview(target)])
+    assert set(target) == {7}
+    assert cache.hot is not None
+    assert cache.hot.bytes_found == (0 if filled_anew else len(content))
+
+
 def test_without_the_digest_other_bytes_would_be_restored(tmp_path, monkeypatch):
     """The guard: what a note says is never taken on trust."""
     with held(tmp_path).open("r+b") as file:
@@ -149,7 +171,12 @@ def counted_reads(monkeypatch):
     return read
 
 
-def test_a_killed_training_comes_back_from_memory_and_ends_the_same(tmp_path, monkeypatch):
+@pytest.mark.parametrize("straight", [False, True])
+def test_a_killed_training_comes_back_from_memory_and_ends_the_same(
+    tmp_path, monkeypatch, straight
+):
+    if straight:
+        monkeypatch.setattr("ray_workers.restoring.WHOLE_BYTES", 0)
     for name in ("hot", "whole"):
         (tmp_path / name).mkdir()
     run, whole = hot_process(tmp_path / "hot"), patient_process(tmp_path / "whole")

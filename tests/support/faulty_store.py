@@ -19,6 +19,7 @@ from typing import NoReturn, TypeVar
 
 from typing_extensions import Buffer
 
+from ray_workers.store.buffers import spread
 from ray_workers.store.errors import (
     ObjectExistsError,
     ObjectNotFoundError,
@@ -182,10 +183,10 @@ class FaultyStore:
     def get_range(self, key: str, start: int, length: int) -> bytes:
         return self._read("get_range", key, lambda: self._inner.get_range(key, start, length))
 
-    def read_into(self, key: str, start: int, target: memoryview) -> int:
-        found = self._read("read_into", key, lambda: self._inner.get_range(key, start, len(target)))
-        target[: len(found)] = found
-        return len(found)
+    def read_into(self, key: str, start: int, *targets: memoryview) -> int:
+        length = sum(map(len, targets))
+        found = self._read("read_into", key, lambda: self._inner.get_range(key, start, length))
+        return spread(found, targets)
 
     def put(self, key: str, data: Buffer) -> None:
         self._write("put", key, lambda: self._inner.put(key, data), data)

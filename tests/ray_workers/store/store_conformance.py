@@ -118,6 +118,12 @@ class StoreConformance:
         assert store.read_into("runs/a/one", 0, view[:1_000_000]) == 1_000_000
         assert store.read_into("runs/a/one", 1_000_000, view[1_000_000:]) == 2_000_001
         assert memory == data + b"?" * 9
+        pieces = [memoryview(bytearray(length)) for length in (0, 7, 1_999_993, 1_000_001, 5)]
+        assert store.read_into("runs/a/one", 0, *pieces) == 3_000_001
+        assert b"".join(pieces) == data + bytes(5)
+        many = [memoryview(bytearray(3)) for _ in range(3000)]
+        assert store.read_into("runs/a/one", 11, *many) == 9000
+        assert b"".join(many) == data[11:9011]
         for start in (3_000_001, 5_000_000):  # at the end, and beyond it
             assert store.read_into("runs/a/one", start, view) == 0
         assert store.read_into("runs/a/one", 7, view[:0]) == 0
