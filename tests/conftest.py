@@ -26,6 +26,9 @@ settings.register_profile(
 )
 settings.register_profile("ci", max_examples=500, deadline=None, derandomize=True, print_blob=True)
 
+_SLOW_S = 1800.0
+"""A slow test may start a dozen trainings, beside two others that do."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before anything is collected: forget the developer's own servers and keys, then set the profile."""
@@ -51,7 +54,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, those that start trainings of their own begin."""
+    """A full matrix may take its time. Where several processes share the tests, those that start trainings begin."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_SLOW_S))
     hands = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if hands > 1:
         items[:] = deal(items, hands, _starts_a_training)
