@@ -16,12 +16,14 @@ from ray.exceptions import AuthenticationError
 import ray_workers
 from ray_workers.config import Scaling
 from ray_workers.store.clock import epoch_seconds
-from ray_workers.store.errors import InvalidInputError
+from ray_workers.store.errors import ClusterUnavailableError, InvalidInputError
 
 __all__ = ["NAMESPACE", "draining_nodes", "ray_cluster", "shipped_code"]
 
 NAMESPACE = "pawl"
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
+_STARTS = 3
+_TOO_SLOW = "timed out during startup"
 _EXCLUDED = [".git", ".venv", "pawl-store", ".pawl", "__pycache__"]
 _SETUP_HOOK = "ray_workers.worker_setup.quiet"
 _AUTHENTICATION_HELP = (
@@ -42,6 +44,7 @@ def ray_cluster(scaling: Scaling, code_dir: Path) -> Iterator[None]:
 
     Raises:
         InvalidInputError: there is no cluster at the address, or its token was refused.
+        ClusterUnavailableError: this machine is too busy to start one.
     """
     if ray.is_initialized():
         yield
@@ -77,8 +80,7 @@ def _connect(scaling: Scaling, code_dir: Path) -> None:
     }
     if scaling.ray_address is None:
         cpus = max(1, round(scaling.workers * scaling.cpus_per_worker + 0.499))
-        ray.init(
-            address="local",  # never the one that happens to run on this machine
+        _start_here(
             num_cpus=cpus,
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
@@ -99,6 +101,24 @@ def _connect(scaling: Scaling, code_dir: Path) -> None:
         raise InvalidInputError(
             f"No Ray cluster answers at {scaling.ray_address!r}: {error}. {_AUTHENTICATION_HELP}"
         ) from error
+
+
+def _start_here(**settings: Any) -> None:
+    """Start a cluster on this machine. Ray gives its node 30 seconds, which a crowded machine may need for its imports."""
+    for _ in range(_STARTS):
+        try:
+            # "local": never the cluster that happens to run on this machine
+            ray.init(address="local", **settings)
+        except Exception as error:  # Ray raises no narrower type
+            if _TOO_SLOW not in str(error):
+                raise
+            ray.shutdown()
+        else:
+            return
+    raise ClusterUnavailableError(
+        f"Ray's own node did not come up on this machine, {_STARTS} times 30 seconds long. Is something else using all "
+        "its processors? It can be tried again."
+    )
 
 
 def shipped_code(code_dir: Path) -> dict[str, Any]:

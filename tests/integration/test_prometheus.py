@@ -1,8 +1,6 @@
 """Every query of the Grafana dashboard, answered by a real Prometheus that scraped a real run."""
 
 import json
-import os
-import re
 import shutil
 import signal
 import socket
@@ -11,10 +9,10 @@ import time
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from tests.integration.harness import SMALL, start_pawl, train_arguments, wait_until
+from tests.support.ray_head import RayHead
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.prefect]
 DASHBOARD = Path(__file__).parents[2] / "deployments" / "grafana-dashboard.json"
@@ -73,35 +71,32 @@ class Prometheus:
             return False
 
 
-def ray_targets(process):
-    """The file in which the Ray that this training started names its exporters."""
-    for child in psutil.Process(process.process.pid).children(recursive=True):
-        for word in child.cmdline():
-            found = re.search(r"(/[^ =]*/session_[^/ ]+)", word)
-            if found:
-                return Path(found.group(1)).parent / "prom_metrics_service_discovery.json"
-    return None
+@pytest.fixture
+def ray_head():
+    """A head as an operator starts it: only with a dashboard does Ray write down where its exporters are."""
+    with RayHead.running(env={"RAY_metrics_report_interval_ms": "1000"}) as head:
+        yield head
 
 
-def test_every_panel_has_data(prefect_server, tmp_path):
-    env = {**prefect_server.env, "RAY_metrics_report_interval_ms": "1000"}
-    process = start_pawl(
-        tmp_path,
-        *train_arguments("metrics", "--storage", "store", config={**SMALL, "step_delay": 1.0}),
-        env={**os.environ, **env},
+def test_every_panel_has_data(prefect_server, ray_head, tmp_path):
+    config = {**SMALL, "step_delay": 1.0}
+    arguments = train_arguments(
+        "metrics", "--storage", "store", "--ray-address", ray_head.address, config=config
     )
-    targets = wait_until(lambda: ray_targets(process), 120, "Ray's folder")
-    wait_until(targets.exists, 120, "Ray's list of exporters")
+    env = {**prefect_server.env, "RAY_AUTH_MODE": "disabled"}
+    process = start_pawl(tmp_path, *arguments, env=env)
+    targets = ray_head.folder / "ray" / "prom_metrics_service_discovery.json"
+    wait_until(targets.exists, what="Ray's list of exporters")
     prometheus = Prometheus(tmp_path, targets)
     try:
         wait_until(
             lambda: prometheus.ask('ray_pawl_verdicts_total{run="metrics"}'),
-            240,
+            400,
             "a verdict in Prometheus",
         )
         wait_until(
             lambda: prometheus.ask('ray_pawl_save_interval_seconds{run="metrics"}'),
-            120,
+            400,
             "an interval",
         )
         time.sleep(5)  # a rate needs two scrapes

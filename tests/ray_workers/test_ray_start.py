@@ -1,0 +1,64 @@
+"""A machine too busy for Ray's own time limit costs a second start, not the attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from ray_workers.config import Scaling
+from ray_workers.ray_cluster import ray_cluster
+from ray_workers.store.errors import ClusterUnavailableError
+
+SLOW = Exception("The current node timed out during startup. This could happen because …")
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Let `ray.init` end in these ways, one after the other; what was called of Ray."""
+
+    def play(*endings: Exception | None) -> list[str]:
+        calls: list[str] = []
+        left = list(endings)
+
+        def init(**settings: Any) -> None:
+            assert settings["address"] == "local"
+            calls.append("init")
+            if (ending := left.pop(0)) is not None:
+                raise ending
+
+        monkeypatch.setattr(ray, "init", init)
+        monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        return calls
+
+    return play
+
+
+def test_a_slow_start_is_tried_again(starts: Callable[..., list[str]], tmp_path: Path) -> None:
+    calls = starts(SLOW, None)
+    with ray_cluster(Scaling(), tmp_path):
+        assert calls == ["init", "shutdown", "init"]
+
+
+def test_one_that_never_comes_up_is_retryable(
+    starts: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    starts(SLOW, SLOW, SLOW)
+    with (
+        pytest.raises(ClusterUnavailableError, match="did not come up"),
+        ray_cluster(Scaling(), tmp_path),
+    ):
+        pass
+
+
+def test_another_error_is_no_matter_of_time(
+    starts: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    calls = starts(ValueError("no such thing"))
+    with pytest.raises(ValueError, match="no such thing"), ray_cluster(Scaling(), tmp_path):
+        pass
+    assert calls == ["init"]
