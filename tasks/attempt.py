@@ -35,6 +35,7 @@ from ray_workers.store.run_state import AttemptState, RunState
 from ray_workers.store.versions import load_manifest
 from tasks.blocks import storage_target, use_cluster
 from tasks.cluster_job import JobWish, adopt_job
+from tasks.events import announce_schedule
 from tasks.run_identity import (
     RunIdentity,
     active_flow_run,
@@ -132,6 +133,7 @@ def describe_request(values: Mapping[str, Any]) -> TrainRequest:
     except RefusedError:
         forbid_retries(identity)
         raise
+    announce_schedule(request.run, identity)
     for line in shadowed_packages(code_dir):
         get_run_logger().warning(line)
     return request

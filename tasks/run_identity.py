@@ -34,6 +34,7 @@ __all__ = [
     "put_back_retries",
     "running_for_s",
     "scheduled_run",
+    "unannounced_start",
 ]
 
 
@@ -132,6 +133,16 @@ def scheduled_run() -> Scheduled | None:
         except ObjectNotFound:  # it was deleted since
             return None
     return Scheduled(given=found.parameters, deployed=deployment.parameters)
+
+
+def unannounced_start(identity: RunIdentity) -> UUID | None:
+    """Id of the state in which a schedule left the calling flow run; None if it was not a schedule that made the run."""
+    found = _read(identity.flow_run_id)
+    if found is None or not found.auto_scheduled:
+        return None
+    with get_client(sync_client=True) as client:
+        states = client.read_flow_run_states(found.id)
+    return min(states, key=lambda state: state.timestamp).id if states else None
 
 
 def put_back_retries(identity: RunIdentity) -> None:

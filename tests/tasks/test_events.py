@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 
 from ray_workers.messages import PawlEvent
 from tasks import events
-from tasks.events import announce, event_name, tell_prefect
+from tasks.events import announce, announce_schedule, event_name, tell_prefect
 from tasks.run_identity import RunIdentity
 
 ME = RunIdentity(flow_run_id="f-1", name="brave-owl", run_count=2)
@@ -67,3 +69,26 @@ def test_a_failing_view_ends_nothing(monkeypatch, caplog):
     monkeypatch.setattr(events, "emit_event", broken)
     announce("pawl.run.resumed", "digits", ME, {})
     assert "pawl.run.resumed could not be sent" in caplog.text
+
+
+def test_the_event_that_the_scheduler_owes_has_the_id_that_the_others_follow(emitted, monkeypatch):
+    owed = uuid4()
+    monkeypatch.setattr(events, "unannounced_start", lambda _: owed)
+    announce_schedule("digits", ME)
+    (sent,) = emitted
+    assert (sent["event"], sent["id"]) == ("pawl.run.scheduled", owed)
+
+
+def test_a_run_that_a_person_started_owes_no_event(emitted, monkeypatch):
+    monkeypatch.setattr(events, "unannounced_start", lambda _: None)
+    announce_schedule("digits", ME)
+    assert emitted == []
+
+
+def test_a_server_that_does_not_answer_ends_nothing_either(emitted, monkeypatch):
+    def broken(_: object) -> None:
+        raise ConnectionError("no server")
+
+    monkeypatch.setattr(events, "unannounced_start", broken)
+    announce_schedule("digits", ME)
+    assert emitted == []
