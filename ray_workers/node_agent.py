@@ -101,10 +101,12 @@ class NodeAgent:
 
     @ray.method(concurrency_group="control")
     def allocate(self, rank: int, count: int, size: int) -> list[str]:
+        self._uploader.forget()  # what the rank had is removed
         return self._staging.allocate(rank, count=count, size=size)
 
     @ray.method(concurrency_group="control")
     def release(self, rank: int | None) -> None:
+        self._uploader.forget()
         self._staging.release(rank)
         if rank is None:
             self._staging.remove_leftovers()

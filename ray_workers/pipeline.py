@@ -78,6 +78,7 @@ class InProcessPipeline:
         )
 
     def allocate(self, rank: int, *, count: int, size: int) -> list[str]:
+        self._uploader.forget()  # what the rank had is removed
         return self._staging.allocate(rank, count=count, size=size)
 
     def submit(self, staged: StagedShard) -> PendingSave:
@@ -101,6 +102,7 @@ class InProcessPipeline:
     def close(self, *, keep: bool = False) -> None:
         """As the protocol says; `keep`: leave the staging files to the next attempt."""
         self._pool.shutdown()
+        self._uploader.forget()
         if not keep:
             self._staging.release()
 

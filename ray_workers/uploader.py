@@ -5,16 +5,15 @@ Training has the first right to the processor: threads that upload have a lower 
 
 from __future__ import annotations
 
-import mmap
 import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from ray_workers.hot_shards import note_stored
 from ray_workers.messages import ShardReport, StagedShard
+from ray_workers.staged_memory import StagedMemory
 from ray_workers.store import keys
 from ray_workers.store.checksum import digest_of
 from ray_workers.store.errors import StoreUnavailableError, UploadFailedError
@@ -59,6 +58,11 @@ class Uploader:
         self._run = run
         self._tries = tries
         self._sleep = sleep
+        self._staged = StagedMemory()
+
+    def forget(self) -> None:
+        """Staging files are about to be removed: hold their memory no longer than an upload that runs."""
+        self._staged.forget()
 
     def upload(self, staged: StagedShard, fence: int) -> ShardReport:
         """Store one rank's shards; its buffer is free when this returns or raises.
@@ -70,7 +74,9 @@ class Uploader:
             StoreRefusedError: the store needs a person (full disk, no permission); trying again would not help.
         """
         started = time.monotonic()
-        memory = _mapped(Path(staged.path), max(part.begin + part.bytes for part in staged.parts))
+        memory = self._staged.view(
+            staged.path, max(part.begin + part.bytes for part in staged.parts)
+        )
         entries, reused = [], set[str]()
         for part in staged.parts:
             shard = memory[part.begin : part.begin + part.bytes]
@@ -117,13 +123,3 @@ class Uploader:
             else:
                 return key
         raise UploadFailedError("No try was allowed: upload_tries must be at least 1.")
-
-
-def _mapped(path: Path, length: int) -> memoryview:
-    """The file's bytes. They stay mapped as long as anybody holds the view: a client's error may, and closing would raise."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        mapping = mmap.mmap(descriptor, length, access=mmap.ACCESS_READ)
-    finally:
-        os.close(descriptor)
-    return memoryview(mapping)
