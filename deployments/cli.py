@@ -5,8 +5,9 @@ What each exit code means is in `EXIT_CODES`.
 
 from __future__ import annotations
 
+import difflib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -31,33 +32,72 @@ EXIT_CODES = {
     143: "ended by SIGTERM",
 }
 
-_COMMANDS = {
-    "train": "deployments.train_command:train_command",
-    "runs": "deployments.read_commands:runs_command",
-    "versions": "deployments.read_commands:versions_command",
-    "show": "deployments.read_commands:show_command",
-    "verify": "deployments.read_commands:verify_command",
-    "setup": "deployments.setup_command:setup_command",
-    "up": "deployments.stack_command:up_command",
-    "down": "deployments.stack_command:down_command",
-    "gc": "deployments.gc_command:gc_command",
-    "repair": "deployments.repair_command:repair_command",
-    "delete": "deployments.gc_command:delete_command",
-    "tag": "deployments.tag_commands:tag_command",
-    "untag": "deployments.tag_commands:untag_command",
-    "tags": "deployments.tag_commands:tags_command",
-    "registry": "deployments.registry_commands:registry_command",
-    "search": "deployments.registry_commands:search_command",
-    "export": "deployments.export_command:export_command",
-    "compare": "deployments.compare_command:compare_command",
-    "interval": "deployments.interval_command:interval_command",
-    "explain": "deployments.explain_command:explain_command",
-    "lineage": "deployments.lineage_command:lineage_command",
-    "promote": "deployments.promote_command:promote_command",
-    "drill": "deployments.drill_command:drill_command",
-    "doctor": "deployments.doctor_command:doctor_command",
-    "health": "deployments.health_command:health_command",
+_SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "Train and come back": {
+        "train": (
+            "train_command:train_command",
+            "Train module:function, and resume what was there",
+        ),
+        "explain": (
+            "explain_command:explain_command",
+            "What interrupted a run, and what that cost",
+        ),
+        "interval": (
+            "interval_command:interval_command",
+            "How often a run is saved, why, and what it costs",
+        ),
+        "drill": (
+            "drill_command:drill_command",
+            "Restore a version on fresh workers, and measure it",
+        ),
+    },
+    "Look": {
+        "health": ("health_command:health_command", "Could every run come back, right now?"),
+        "runs": ("read_commands:runs_command", "The runs of a store"),
+        "versions": ("read_commands:versions_command", "The versions of a run"),
+        "show": ("read_commands:show_command", "Everything about one version"),
+        "lineage": ("lineage_command:lineage_command", "Draw a run: attempts, resumes, forks"),
+        "search": (
+            "registry_commands:search_command",
+            "Find versions over all runs, as in 'metrics.loss < 0.2'",
+        ),
+        "compare": (
+            "compare_command:compare_command",
+            "Versions side by side: metrics, settings, weights",
+        ),
+    },
+    "Use a version": {
+        "tag": ("tag_commands:tag_command", "Name a version"),
+        "untag": ("tag_commands:untag_command", "Take a name off"),
+        "tags": ("tag_commands:tags_command", "The names of a run's versions, and their history"),
+        "promote": ("promote_command:promote_command", "Move a tag through its gate"),
+        "export": ("export_command:export_command", "Write the weights for programs without Pawl"),
+    },
+    "Look after the store": {
+        "verify": ("read_commands:verify_command", "Read everything back and compare every digest"),
+        "repair": (
+            "repair_command:repair_command",
+            "Say what is wrong with a run, and mend what can be",
+        ),
+        "gc": ("gc_command:gc_command", "Delete what nothing needs any more"),
+        "delete": ("gc_command:delete_command", "Give a run up, with all its versions"),
+        "registry": ("registry_commands:registry_command", "All versions as one Parquet dataset"),
+        "doctor": ("doctor_command:doctor_command", "Is everything in place on this machine?"),
+    },
+    "Prefect and servers": {
+        "setup": (
+            "setup_command:setup_command",
+            "Put Pawl's blocks and deployments on a Prefect server",
+        ),
+        "up": (
+            "stack_command:up_command",
+            "Start a Prefect server, an S3 server and a worker here",
+        ),
+        "down": ("stack_command:down_command", "End what `pawl up` started"),
+    },
 }
+"""By section: `module:attribute` below `deployments`, and what the command is for, so that help need not load any."""
+_COMMANDS = {name: row for section in _SECTIONS.values() for name, row in section.items()}
 
 _CODES_BY_GROUP: tuple[tuple[type[PawlError], int], ...] = (
     (FenceLostError, 3),
@@ -66,6 +106,7 @@ _CODES_BY_GROUP: tuple[tuple[type[PawlError], int], ...] = (
     (MissingError, 2),
 )
 _FAILED = 1
+_WIDEST = max(map(len, _COMMANDS))
 _INTERRUPTED = 130
 
 _EPILOG = f"Exit codes: {'; '.join(f'{code} {meaning}' for code, meaning in EXIT_CODES.items())}."
@@ -98,12 +139,28 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        target = _COMMANDS.get(cmd_name)
-        if target is None:
+        if cmd_name not in _COMMANDS:
             return None
-        module, _, attribute = target.partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        loaded = importlib.import_module(f"deployments.{module}")
+        command: click.Command = getattr(loaded, attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, _COMMANDS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"There is no command {name!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        for title, commands in _SECTIONS.items():
+            rows = [(f"{name:<{_WIDEST}}", told) for name, (_, told) in commands.items()]
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> object:
         try:

@@ -90,7 +90,7 @@ def _text(comparison: Any) -> str:
         rows = [[printable(n), *(printable(v, 40) for v in vs)] for n, vs in comparison.differing]
         parts.append(table(("DIFFERENT", *names), rows))
     else:
-        parts.append("No hyperparameter differs.")
+        parts.append("Their hyperparameters are the same.")
     for reference, layers in comparison.layers.items():
         ranked = sorted(layers, key=lambda layer: -layer.relative)[:_MAX_LAYERS]
         rows = [
@@ -99,11 +99,17 @@ def _text(comparison: Any) -> str:
                 _number(d.norm),
                 _number(d.other_norm),
                 _number(d.distance),
-                f"{d.relative:.2%}",
+                f"{d.relative:.1%}",
             ]
             for d in ranked
         ]
-        heads = (f"LAYER ({printable(reference)})", "NORM", "ITS NORM", "DISTANCE", "RELATIVE")
+        heads = (
+            "LAYER",
+            f"NORM {names[0]}",
+            f"NORM {printable(reference)}",
+            "DISTANCE",
+            f"% OF {names[0]}",
+        )
         parts.append(table(heads, rows, right=(1, 2, 3, 4)))
     parts += [
         f"{printable(name)}: weights not compared: {printable(why, 300)}"

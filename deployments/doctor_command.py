@@ -96,7 +96,7 @@ def _shared_memory() -> Iterator[Finding]:
     yield Finding(
         what="shared memory",
         level=level,
-        told=f"{bytes_text(usage.free)} of {bytes_text(usage.total)} free; a worker needs saving.buffers x its shard",
+        told=f"{bytes_text(usage.free)} of {bytes_text(usage.total)} free; each worker takes its share of the state, times saving.buffers (2)",
     )
 
 

@@ -8,7 +8,8 @@ import click
 
 from deployments.cli_options import storage_option
 from deployments.example_command import command
-from deployments.train_command import prepare_prefect
+from deployments.own_prefect import prepare_prefect
+from deployments.preflight import check_named
 from ray_workers.store.errors import InvalidInputError, PawlError
 from ray_workers.store.keys import check_run_name
 from ray_workers.store.versions import parse_reference
@@ -38,18 +39,20 @@ __all__ = ["drill_command"]
 @storage_option
 def drill_command(references: tuple[str, ...], *, storage: str, **options: Any) -> None:
     """Restore RUN[@V] on fresh workers, take one step, compare, and record it as restorable."""
+    drilling = _drilling(len(references), options)
     for reference in references:
         if "@" in reference:
             parse_reference(reference)
         else:
             check_run_name(reference)
+    check_named(references, storage)
     prepare_prefect()
     from flows.drill import drill  # noqa: PLC0415 - takes seconds, and `pawl --help` must not
 
     state = drill(
         versions=list(references),
         storage=storage,
-        drilling=_drilling(len(references), options),
+        drilling=drilling,
         entrypoint=options["entrypoint"],
         ray_address=options["ray_address"],
         code_dir=options["code_dir"],

@@ -8,7 +8,7 @@ import click
 
 from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
-from deployments.text_tables import pairs, printable
+from deployments.text_tables import brief, fine_seconds_text, pairs, printable
 from ray_workers.explaining import Interruption, interruptions
 from ray_workers.report_builder import build_report
 from ray_workers.store import keys
@@ -41,17 +41,21 @@ def _section(item: Interruption) -> str:
     title = click.style(f"attempt {item.before} → attempt {item.attempt}", bold=True)
     ended = item.what
     if item.detail:
-        ended += f": {printable(item.detail, 400)}"
+        ended += f": {printable(item.detail, 300)}"
     at = "" if item.step is None else f" (step {item.step})"
     rows = {
         "ended by": ended,
         "where": _where(item),
-        "resumed": "nothing" if item.resumed is None else f"{printable(item.resumed)}{at}",
+        "resumed": "nothing" if item.resumed is None else f"version {printable(item.resumed)}{at}",
         "because": printable(item.why, 200),
-        "passed over": "; ".join(f"{printable(v)}: {printable(r)}" for v, r in item.passed_over),
+        "passed over": "; ".join(
+            f"version {printable(v)}: {brief(r)}" for v, r in item.passed_over
+        ),
         "steps lost": "unknown" if item.steps_lost is None else f"{item.steps_lost} or more",
-        "seconds": ", ".join(f"{phase} {s:.3g}" for phase, s in item.seconds.items()),
-        "together": f"{item.total:.3g} s",
+        "time lost": ", ".join(
+            f"{phase} {fine_seconds_text(s)}" for phase, s in item.seconds.items() if s
+        ),
+        "together": fine_seconds_text(item.total),
     }
     return f"{title}\n{pairs(rows)}"
 

@@ -9,11 +9,12 @@ import click
 from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
 from deployments.progress_line import end_progress, tell_progress
+from deployments.text_tables import bytes_text, counted
 from ray_workers.config import Retention
 from ray_workers.maintaining import MaintenancePlan, maintain_run, plan_maintenance
 from ray_workers.policies.thinning_text import parse_duration, policy_of
 from ray_workers.store import keys
-from ray_workers.store.attempts import run_names, this_process
+from ray_workers.store.attempts import read_run, run_names, this_process
 from ray_workers.store.errors import InvalidInputError, PawlError
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.opening import open_root
@@ -98,6 +99,7 @@ def delete_command(run: str, *, yes: bool, storage: str, as_json: bool) -> None:
     """Give up RUN with all its versions and delete their bytes. Its log stays, and its name can be used again."""
     keys.check_run_name(run)
     store = open_root(storage, create=False).store
+    read_run(store, run)  # a name that is wrong is said before anybody confirms it
     if not yes:
         click.confirm(f"Delete every version of {run!r} for ever?", abort=True, err=as_json)
     delete_run(store, run, by=this_process())
@@ -139,9 +141,11 @@ def _plan_text(plan: MaintenancePlan) -> str:
 def _report_lines(report: SweepReport) -> list[str]:
     if report.plan.blocked is not None:
         return [f"Nothing was deleted of {report.run}: {report.plan.blocked}"]
-    size = sum(report.bytes_deleted.values())
-    text = (
-        f"{report.run}: {len(report.condemned)} versions condemned, {report.deleted} objects "
-        f"({size / 1e6:.2f} MB) deleted, {len(report.swept)} versions swept."
-    )
-    return [text]
+    if not (report.condemned or report.deleted or report.swept):
+        return [f"{report.run}: nothing was deleted."]
+    size = bytes_text(sum(report.bytes_deleted.values()))
+    given_up = f"{counted(len(report.condemned), 'version')} given up for good"
+    gone = f"{counted(len(report.swept), 'version')} gone entirely"
+    return [
+        f"{report.run}: {given_up}, {counted(report.deleted, 'object')} ({size}) deleted, {gone}."
+    ]

@@ -10,7 +10,15 @@ import click
 from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
 from deployments.progress_line import end_progress, tell_progress
-from deployments.text_tables import bytes_text, printable, seconds_text, table
+from deployments.text_tables import (
+    brief,
+    bytes_text,
+    counted,
+    moment,
+    printable,
+    seconds_text,
+    table,
+)
 from ray_workers.health_facts import HealthReport, look_at_root
 from ray_workers.health_values import Objective, RunHealth
 from ray_workers.policies.retention import RetentionPolicy
@@ -23,6 +31,8 @@ _MISSED = 1
 _COLOURS = {"ready": "green", "warning": "yellow", "critical": "red"}
 _MAX_LINES = 12
 _MANY = 99
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+_LINE = 150
 
 
 @command(
@@ -33,19 +43,19 @@ _MANY = 99
 )
 @click.option(
     "--at-risk-minutes",
-    type=float,
+    type=_POSITIVE,
     default=10.0,
     show_default=True,
     help="Objective: most work at risk.",
 )
 @click.option(
     "--recovery-minutes",
-    type=float,
+    type=_POSITIVE,
     default=5.0,
     show_default=True,
     help="Objective: longest recovery.",
 )
-@click.option("--budget-gb", type=float, help="Objective: most that may be stored, in GB.")
+@click.option("--budget-gb", type=_POSITIVE, help="Objective: most that may be stored, in GB.")
 @click.option(
     "--keep-last", type=click.IntRange(min=1), help="Tell what this retention would free."
 )
@@ -94,10 +104,10 @@ def health_text(report: HealthReport) -> str:
             "RUN",
             "STATUS",
             "VERDICT",
-            "SOUND",
+            "NEWEST SOUND",
             "AT RISK",
             "RECOVERY p50/p95",
-            "EVERY",
+            "SAVES EVERY",
             "MISSED",
             "DROPPED",
             "FAILED",
@@ -110,17 +120,23 @@ def health_text(report: HealthReport) -> str:
         for run in sorted(report.missed, key=lambda run: run.verdict != "critical")
     ]
     reasons += [
-        f"{run.run}: {run.rhythm.dropped} saves became no version, the last: {run.rhythm.dropped_reason}"
+        f"{run.run}: {counted(run.rhythm.dropped, 'save')} became no version, the last: {run.rhythm.dropped_reason}"
         for run in report.runs
         if run.rhythm.dropped
     ]
     reasons += [
-        f"{run.run}@{number} quarantined: {why}"
+        f"{run.run}@{number} quarantined: {brief(why)}"
         for run in report.runs
         for number, why in run.quarantined[:2]
     ]
-    reasons += [f"{run.run}: {told}" for run in report.runs for told in run.failures[:1]]
-    parts += [f"  {printable(line, 300)}" for line in reasons[:_MAX_LINES]]
+    reasons += [
+        f"{run.run}: last failure {moment(told)[:19]}{told[19:]}"
+        for run in report.runs
+        for told in run.failures[:1]
+    ]
+    parts += [f"  {printable(line, _LINE)}" for line in reasons[:_MAX_LINES]]
+    if len(reasons) > _MAX_LINES:
+        parts.append(f"  and {len(reasons) - _MAX_LINES} more: --json has all of them")
     if report.storage is not None:
         parts.append(_storage_text(report.storage))
     return "\n".join(parts)
@@ -130,7 +146,7 @@ def _run_row(run: RunHealth) -> list[str]:
     sound = next((r for r in run.rungs if r.rung == "sound"), None)
     risk, recovery, rhythm = run.at_risk, run.recovery, run.rhythm
     steps = "" if risk is None or risk.steps is None else f" ({risk.steps} steps)"
-    optimal = "" if rhythm.optimal_s is None else f" (best {seconds_text(rhythm.optimal_s)})"
+    optimal = "" if rhythm.optimal_s is None else f" (optimal {seconds_text(rhythm.optimal_s)})"
     return [
         printable(run.run),
         printable(run.status),

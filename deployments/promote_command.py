@@ -8,7 +8,8 @@ import click
 
 from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
-from deployments.train_command import prepare_prefect
+from deployments.own_prefect import prepare_prefect
+from deployments.preflight import check_named
 from ray_workers.store.errors import InvalidInputError, PawlError
 from ray_workers.store.versions import parse_reference
 
@@ -59,12 +60,29 @@ def promote_command(
 ) -> None:
     """Move a tag to RUN@V if it passes the gate."""
     parse_reference(reference)
+    gate = _gate(options)
+    check_named([reference], storage, metric=options["metric"] or "loss")
     prepare_prefect()
     from flows.promote import promote  # noqa: PLC0415 - takes seconds, and `pawl --help` must not
+
+    state = promote(reference, tag=tag, storage=storage, gate=gate, return_state=True)
+    failure = None if state.is_cancelled() else _failure(state)
+    if isinstance(failure, PawlError):
+        raise failure
+    done = state.is_completed()
+    if as_json:
+        print_json({"promoted": done, "tag": tag, "state": state.name, "message": state.message})
+    else:
+        click.echo(state.message if done else f"{state.name}: {state.message}", err=not done)
+    if not done:
+        raise SystemExit(_CANCELLED if state.is_cancelled() else _FAILED)
+
+
+def _gate(options: dict[str, Any]) -> Any:
     from ray_workers.config import PromotionGate  # noqa: PLC0415 - pydantic
 
     try:
-        gate = PromotionGate(
+        return PromotionGate(
             required=options["required"],
             metric=options["metric"] or None,
             mode=options["mode"],
@@ -77,17 +95,6 @@ def promote_command(
         raise InvalidInputError(
             f"The gate cannot be used: {str(error).splitlines()[-1].strip()}"
         ) from None
-    state = promote(reference, tag=tag, storage=storage, gate=gate, return_state=True)
-    failure = None if state.is_cancelled() else _failure(state)
-    if isinstance(failure, PawlError):
-        raise failure
-    done = state.is_completed()
-    if as_json:
-        print_json({"promoted": done, "tag": tag, "state": state.name, "message": state.message})
-    else:
-        click.echo(state.message if done else f"{state.name}: {state.message}", err=not done)
-    if not done:
-        raise SystemExit(_CANCELLED if state.is_cancelled() else _FAILED)
 
 
 def _failure(state: Any) -> object:

@@ -47,14 +47,20 @@ def runs_command(*, storage: str, as_json: bool) -> None:
         click.echo(runs_text(entries, root.url))
 
 
-@command("versions", "pawl versions digits", "pawl versions digits --json")
+@command(
+    "versions",
+    "pawl versions digits",
+    "pawl versions digits --last 20",
+    "pawl versions digits --json",
+)
 @click.argument("run")
+@click.option("--last", type=click.IntRange(min=1), help="Only the newest N.")
 @storage_option
 @json_option
-def versions_command(run: str, *, storage: str, as_json: bool) -> None:
+def versions_command(run: str, *, last: int | None, storage: str, as_json: bool) -> None:
     """List the versions of RUN, oldest first."""
     keys.check_run_name(run)
-    entries = version_rows(open_root(storage, create=False).store, run)
+    entries = version_rows(open_root(storage, create=False).store, run)[-(last or 0) :]
     if as_json:
         print_json([entry.to_json() for entry in entries])
     else:

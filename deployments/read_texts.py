@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 import click
 
 from deployments.text_tables import (
+    brief,
     bytes_text,
+    fine_seconds_text,
     moment,
     number_text,
     pairs,
@@ -92,7 +94,7 @@ def _note(entry: VersionEntry) -> str:
     if entry.facts is not None and entry.facts.interrupted:
         told.append(printable(f"interrupted by {entry.facts.interrupted}", 60))
     if entry.reason is not None:
-        told.append(printable(entry.reason, 300))
+        told.append(brief(entry.reason))
     return "; ".join(told)
 
 
@@ -134,13 +136,32 @@ def _facts_rows(run: str, facts: VersionFacts) -> dict[str, str]:
         "world size": str(facts.world_size),
         "metrics": _joined({name: number_text(value) for name, value in facts.metrics.items()}),
         "config": _joined(facts.config),
-        "durations": _joined({name: number_text(v) for name, v in facts.durations.items()}),
-        "environment": _joined(facts.environment),
+        "timings": _joined(_timings(facts.durations)),
+        "made with": _joined({n: v for n, v in facts.environment.items() if v}),
     }
 
 
 def _joined(values: Mapping[str, object]) -> str:
-    return printable(", ".join(f"{name}={value}" for name, value in values.items()), 1000)
+    return printable(", ".join(f"{name} {value}" for name, value in values.items()), 1000)
+
+
+_TIMINGS = {
+    "staging_s": "training stood still",
+    "upload_s": "upload",
+    "durable_s": "until committed",
+    "save_cost_s": "a save costs",
+    "interval_s": "interval chosen",
+    "verify_s": "verify before resuming",
+    "start_s": "start of the attempt",
+    "restore_s": "restore",
+    "warm_up_s": "first step",
+}
+
+
+def _timings(durations: Mapping[str, float]) -> dict[str, str]:
+    """What was measured, in words; names that this list does not have stay as they are stored."""
+    ordered = sorted(durations.items(), key=lambda item: (*_TIMINGS, item[0]).index(item[0]))
+    return {_TIMINGS.get(name, name): fine_seconds_text(value) for name, value in ordered}
 
 
 def _shards_text(facts: VersionFacts) -> str:
@@ -153,7 +174,7 @@ def _shards_text(facts: VersionFacts) -> str:
 
 def audit_text(report: AuditReport) -> str:
     counts = (
-        f"{report.records} log records, {report.caches} fold caches and {report.objects} objects"
+        f"{report.records} log records, {report.caches} caches of them and {report.objects} objects"
     )
     size = f"{bytes_text(report.bytes)} of shards"
     lines = [f"{report.run}: read {counts} ({size}) of {_versions(report.versions)}."]
@@ -162,7 +183,9 @@ def audit_text(report: AuditReport) -> str:
     for slot in report.damaged_slots:
         word = "repaired" if slot.repaired else _bad()
         lines.append(f"{word}  log slot {slot.slot}: {printable(slot.reason, 400)}")
-    lines += [f"{_bad()}  fold cache: {printable(bad.reason, 400)}" for bad in report.bad_caches]
+    lines += [
+        f"{_bad()}  cache of the log: {printable(bad.reason, 400)}" for bad in report.bad_caches
+    ]
     lines += [
         f"{_bad()}  version {bad.version}: {printable(bad.reason, 400)}"
         for bad in report.bad_objects

@@ -11,7 +11,15 @@ import click
 from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
 from deployments.progress_line import end_progress, tell_progress
-from deployments.text_tables import bytes_text, moment, number_text, printable, rung_text, table
+from deployments.text_tables import (
+    bytes_text,
+    counted,
+    moment,
+    number_text,
+    printable,
+    rung_text,
+    table,
+)
 from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.opening import open_root
 
@@ -70,7 +78,9 @@ def _refresh(runs: Sequence[str], storage: str, *, as_json: bool, anew: bool) ->
     else:
         written = sum(item.written for item in done)
         versions = sum(item.versions for item in done)
-        click.echo(f"{len(done)} runs, {versions} versions; {written} files written.")
+        click.echo(
+            f"{counted(len(done), 'run')}, {counted(versions, 'version')}; {counted(written, 'file')} written."
+        )
         for item in done:
             if item.problem:
                 click.echo(f"{printable(item.run)}: {printable(item.problem, 400)}", err=True)

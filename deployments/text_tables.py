@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import click
 
 __all__ = [
+    "brief",
     "bytes_text",
+    "counted",
+    "fine_seconds_text",
     "moment",
     "number_text",
     "pairs",
@@ -21,9 +26,13 @@ __all__ = [
 _COLOURS = {
     "committed": "yellow", "verified": "cyan", "sound": "green", "restorable": "green", "quarantined": "red",
 }  # fmt: skip
+_KEY = re.compile(r"\bruns/\S+?/(shard|manifest)s/\d+/([0-9a-f]{8})[0-9a-f]+(?:\.\w+)?")
+_DIGEST = re.compile(r"\b((?:xxh3-128|sha256|blake3):[0-9a-f]{8})[0-9a-f]{8,}")
 _GAP = "  "
+_LINE, _MIN_ROOM = 110, 40
 _THOUSAND = 1000
 _MINUTE = 60
+_TEN_MINUTES = 600
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
@@ -47,10 +56,23 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequenc
 
 
 def pairs(items: Mapping[str, str]) -> str:
-    """One name and its value a line; what is empty is left out."""
+    """One name and its value a line, long values wrapped under their own beginning; what is empty is left out."""
     shown = {name: value for name, value in items.items() if value}
     width = max(map(len, shown), default=0)
-    return "\n".join(f"{name:<{width}}{_GAP}{value}" for name, value in shown.items())
+    room = max(_MIN_ROOM, _LINE - width - len(_GAP))
+    lines = [
+        f"{name if not number else '':<{width}}{_GAP}{line}"
+        for name, value in shown.items()
+        for number, line in enumerate(_wrapped(value, room))
+    ]
+    return "\n".join(lines)
+
+
+def _wrapped(value: str, room: int) -> list[str]:
+    """Coloured text is short and is left alone: its width on the screen is not its length."""
+    if _width(value) <= room or _width(value) != len(value):
+        return [value]
+    return textwrap.wrap(value, room, break_long_words=False, break_on_hyphens=False)
 
 
 def printable(value: object, limit: int = 200) -> str:
@@ -58,6 +80,17 @@ def printable(value: object, limit: int = 200) -> str:
     text = "".join(c if c.isprintable() else " " for c in str(value))
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def brief(text: str, limit: int = 110) -> str:
+    """A stored reason for a table: of keys and digests only what tells them apart; whole, it stands in `pawl show`."""
+    short = _DIGEST.sub(r"\1…", _KEY.sub(r"\1 \2…", printable(text, 4000)))
+    return printable(short, limit)
+
+
+def counted(number: int, what: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def rung_text(rung: str) -> str:
@@ -75,6 +108,13 @@ def bytes_text(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= _THOUSAND
     return f"{size:.1f} TB"
+
+
+def fine_seconds_text(seconds: float) -> str:
+    """For what may take milliseconds: `6.5 ms`, `1.2 s`, `164 s`, `12 min`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < _TEN_MINUTES else seconds_text(seconds)
 
 
 def seconds_text(seconds: float | None) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -17,12 +15,12 @@ from typing import Any, NoReturn
 import click
 
 from deployments.example_command import command
-from deployments.server_libraries import refuse_unfit
+from deployments.own_prefect import prepare_prefect, start_prefects_server
+from deployments.preflight import check_training
 from ray_workers.store.errors import InvalidInputError, PawlError
 
-__all__ = ["prepare_prefect", "train_command"]
+__all__ = ["train_command"]
 
-_START_LIMIT_S = "90"
 _CANCELLED = 3
 _INTERRUPTED = 130
 _TERMINATED = 143
@@ -99,6 +97,7 @@ def train_command(
     """Train ENTRYPOINT (module:function), saving as it goes and resuming what was there."""
     config = {**_read_config(config_file), **dict(_setting(text) for text in settings)}
     parameters = _parameters(entrypoint, config, options)
+    check_training(parameters)
     prepare_prefect()
     try:
         with _sigterm_exits():
@@ -131,7 +130,7 @@ def _run_flow(parameters: dict[str, Any], *, retries: int | None) -> int:
     from deployments.automations import TAG  # noqa: PLC0415 - as below
     from flows.train import train  # noqa: PLC0415 - takes seconds, and `pawl --help` must not
 
-    _start_prefects_server()
+    start_prefects_server()
     chosen = train if retries is None else train.with_options(retries=retries)
     try:
         with tags(TAG):
@@ -258,41 +257,6 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InvalidInputError(f"The configuration file {path} must hold a JSON object.")
     return config
-
-
-def prepare_prefect() -> None:
-    """Without a Prefect server of the user's own: an ephemeral one, with a home beside the project."""
-    refuse_unfit("fastapi")  # it would only be said after the server's whole start limit
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", _START_LIMIT_S)
-    configured = any(
-        os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE")
-    )
-    if not configured and not (Path.home() / ".prefect" / "profiles.toml").exists():
-        os.environ["PREFECT_HOME"] = str(Path(".pawl/prefect").absolute())
-    if not os.environ.get("PREFECT_API_URL"):
-        # A server of ours for one command: it need not report to Prefect, and its start is quicker.
-        os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    if home := os.environ.get("PREFECT_HOME"):
-        # SQLite makes no folder, and its server says so only after its whole start limit.
-        Path(home).mkdir(parents=True, exist_ok=True)
-
-
-def _start_prefects_server() -> None:
-    """Start the ephemeral server, if there is to be one, so that Ctrl-C at the terminal does not reach it.
-
-    A terminal sends SIGINT to all processes in front; the server must live to be told how the flow run ended. A process
-    inherits which signals the thread that starts it has blocked.
-    """
-    from prefect.client.orchestration import get_client  # noqa: PLC0415 - as above
-
-    def start() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        with contextlib.suppress(Exception), get_client(sync_client=True):
-            pass  # what is wrong with it the flow says, and better
-
-    thread = threading.Thread(target=start, name="pawl-prefect-start", daemon=True)
-    thread.start()
-    thread.join()
 
 
 def _say_how_to_resume() -> None:

@@ -158,10 +158,18 @@ class RetentionPolicy:
                 span = int(version.committed_s // self.thin[band].every_s)
                 taken[band, span] = version.number
         for (band, _), number in taken.items():
-            yield number, f"one for each {self.thin[band].every_s:g} s"
+            yield number, f"one for every {_span(self.thin[band].every_s)}"
 
     def _band(self, age_s: float) -> int | None:
         for index, band in enumerate(self.thin):
             if band.until_s is None or age_s <= band.until_s:
                 return index
         return None
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("week", 604_800), ("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length and seconds % length == 0:
+            count = int(seconds // length)
+            return unit if count == 1 else f"{count} {unit}s"
+    return f"{seconds:g} s"

@@ -136,7 +136,7 @@ class _Reading:
 
     def check(self, version: VersionState) -> Iterator[BadObject]:
         """What is bad about one version, object by object."""
-        self._tell(f"reading version {version.number} ({version.bytes} bytes)")
+        self._tell(f"reading version {version.number} ({version.bytes / 1e6:.2f} MB)")
         key = keys.manifest_key(self._run, version.fence, version.manifest)
         try:
             shards = load_manifest(self._store, self._run, version).shards

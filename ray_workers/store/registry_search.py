@@ -6,6 +6,7 @@ no extension, no setting, no variable of this process.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,9 @@ from ray_workers.store.registry import SCHEMA
 __all__ = ["search"]
 
 _GROUPS = ("metrics", "config", "config_text")
+_MENTIONED = re.compile(r"\b(metrics|config)\.([a-z_]\w*(?:\.[a-z_]\w*)*)", re.IGNORECASE)
+_STRING = re.compile(r"'(?:[^']|'')*'")
+_MOST_NAMES = 20
 _Tree = dict[str, Any]
 _CLOSE = """
 SET python_enable_replacements = false;
@@ -42,6 +46,7 @@ def search(
     Raises:
         InvalidInputError: the condition or the order cannot be understood; it says where.
     """
+    _check_names(table, f"{condition} {order or ''}")
     connection = duckdb.connect(":memory:")
     try:
         connection.execute(_CLOSE)
@@ -54,6 +59,37 @@ def search(
     finally:
         connection.close()
     return table.take(pa.array([number for (number,) in numbers], pa.int64()))
+
+
+def _check_names(table: pa.Table, text: str) -> None:
+    """A metric or hyperparameter that no version has is a slip of the pen, and DuckDB would find nothing, or say `struct`.
+
+    Raises:
+        InvalidInputError: with the names that there are. Nothing is said of an empty table.
+    """
+    if table.num_rows == 0:
+        return
+    known = {
+        "metrics": _names(table, "metrics"),
+        "config": _names(table, "config") | _names(table, "config_text"),
+    }
+    for group, name in _MENTIONED.findall(_STRING.sub("''", text)):
+        if not any(_same_path(name.lower(), there.lower()) for there in known[group.lower()]):
+            listed = "; ".join(
+                f"{which}.NAME: {', '.join(sorted(names)[:_MOST_NAMES]) or 'none'}"
+                for which, names in known.items()
+            )
+            raise InvalidInputError(f"No version has {group}.{name}. There are {listed}.")
+
+
+def _names(table: pa.Table, group: str) -> set[str]:
+    prefix = f"{group}."
+    return {name.removeprefix(prefix) for name in table.schema.names if name.startswith(prefix)}
+
+
+def _same_path(name: str, there: str) -> bool:
+    """Also a branch of nested names, and a column with a method of DuckDB behind it."""
+    return f"{there}.".startswith(f"{name}.") or f"{name}.".startswith(f"{there}.")
 
 
 def _projection(names: Iterable[str]) -> str:
@@ -102,6 +138,6 @@ def _told(condition: str, order: str | None, error: duckdb.Error) -> str:
     reason = " ".join(str(error).partition("\n\n")[0].split())
     what = f"The condition {condition[:200]!r}" + (f", sorted by {order[:100]!r}," if order else "")
     return (
-        f"{what} cannot be used: {reason[:400]} Write an SQL expression over the registry's columns, such as "
+        f"{what} cannot be used: {reason[:400].rstrip('.')}. Write an SQL expression over the registry's columns, such as "
         "\"metrics.loss < 0.2 and config.lr >= 1e-3 and rung = 'sound'\"."
     )

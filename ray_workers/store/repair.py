@@ -130,7 +130,7 @@ def _versions(
         if not version.readable or not (version.bad_bytes or version.quarantine):
             continue
         number = version.number
-        tell(f"reading version {number} ({version.bytes} bytes)")
+        tell(f"reading version {number} ({version.bytes / 1e6:.2f} MB)")
         result, _ = verify_bytes(store, state.run, version)
         if not result.passed:
             text = f"version {number} is unusable: {result.reason}"

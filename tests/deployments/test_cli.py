@@ -146,7 +146,7 @@ def test_many_versions_are_counted_instead_of_listed(folder):
 @pytest.mark.usefixtures("folder")
 def test_showing_a_version_tells_its_facts():
     text = call("show digits@2").stdout
-    for told in ("verified", "digits@1", "2 of 3", "lr=0.1", "loss=0.25", "xxh3-128:", "attempt 1"):
+    for told in ("verified", "digits@1", "2 of 3", "lr 0.1", "loss 0.25", "xxh3-128:", "attempt 1"):
         assert told in text
 
 
@@ -157,6 +157,13 @@ def test_a_version_with_a_damaged_manifest_is_listed_and_shown(folder):
     assert answer("show digits@2")["shards"] is None
     assert key in call("show digits@2").stdout
     assert "digest" in call("versions digits").stdout
+
+
+@pytest.mark.usefixtures("folder")
+def test_of_many_versions_the_newest_can_be_asked_for():
+    assert [row["number"] for row in answer("versions digits --last 2")] == [2, 3]
+    assert len(answer("versions digits --last 9")) == len(answer("versions digits"))
+    call("versions digits --last 0", code=2)
 
 
 @pytest.mark.usefixtures("folder")
@@ -307,7 +314,8 @@ def test_an_endpoint_that_nobody_serves_may_be_tried_again(monkeypatch):
 
 @pytest.mark.usefixtures("folder")
 def test_a_wrong_call_is_explained_with_code_two():
-    assert "No such command 'list'" in call("list", code=2).stderr
+    assert "There is no command 'list'." in call("list", code=2).stderr
+    assert "Did you mean 'versions'?" in call("verison", code=2).stderr
     assert "Missing argument" in call("versions", code=2).stderr
 
 
@@ -344,8 +352,10 @@ def test_an_interrupted_command_ends_with_130(monkeypatch):
 
 def test_help_lists_every_command_and_the_exit_codes():
     text = call("--help").stdout
-    for word in ("train", "runs", "versions", "show", "verify", "Exit codes"):
-        assert word in text
+    listed = [line.split()[0] for line in text.splitlines() if re.match(r"  [a-z]+  +[A-Z]", line)]
+    assert sorted(listed) == sorted(pawl.list_commands(click.Context(pawl)))
+    assert "Exit codes" in text
+    assert "..." not in text.partition("\n")[2]  # every line of it is whole
     for command in ("runs", "versions", "show", "verify"):
         assert "--json" in call(f"{command} --help").stdout
         assert "PAWL_STORAGE" in call(f"{command} --help").stdout

@@ -25,8 +25,9 @@ def call(*words, code=0):
 def test_two_versions_side_by_side(url):
     text = call("compare", "run@1", "run", "--storage", url).stdout
     assert text.splitlines()[0].split() == ["run@1", "run@3"]
-    assert "No hyperparameter differs." in text
-    assert "LAYER (run@3)" in text
+    assert "Their hyperparameters are the same." in text
+    heads = next(line for line in text.splitlines() if line.startswith("LAYER"))
+    assert heads.split()[1:] == ["NORM", "run@1", "NORM", "run@3", "DISTANCE", "%", "OF", "run@1"]
 
 
 def test_everything_is_exported(url, tmp_path):

@@ -2,6 +2,7 @@ import pytest
 from click.testing import CliRunner
 
 from deployments.cli import pawl
+from tests.support.factories import MadeUpRun, folder_store
 
 
 @pytest.mark.parametrize("reference", ["digits@", "@3", "digits@3@4", "a/b", "..", "digits@-1"])
@@ -11,6 +12,23 @@ def test_what_names_no_version_is_refused_before_anything_starts(reference, monk
     )
     result = CliRunner().invoke(pawl, ["drill", reference])
     assert result.exit_code == 2, result.output
+
+
+@pytest.mark.parametrize(
+    "words", [["drill", "digits@9"], ["drill", "nosuch"], ["promote", "digits@9"]]
+)
+def test_what_is_not_there_is_refused_before_anything_starts(words, monkeypatch, tmp_path):
+    for name in ("drill", "promote"):
+        monkeypatch.setattr(
+            f"deployments.{name}_command.prepare_prefect",
+            lambda: pytest.fail("something was started"),
+        )
+    run = MadeUpRun(store=folder_store(tmp_path))
+    run.start()
+    run.commit(10)
+    result = CliRunner().invoke(pawl, [*words, "--storage", str(tmp_path)])
+    assert result.exit_code == 2, result.output
+    assert "digits" in result.stderr
 
 
 def test_a_version_must_be_named():

@@ -75,7 +75,7 @@ def test_bad_input_is_refused_in_a_sentence(run, words):
 
 
 def test_a_run_is_deleted_whole(run):
-    assert "5 versions swept" in call("delete digits --yes")
+    assert "5 versions gone entirely" in call("delete digits --yes")
     assert statuses(run) == ["swept"] * 5
 
 

@@ -48,7 +48,7 @@ def test_a_dropped_save_is_told_with_its_reason(run):
     run.told = {"dropped_saves": "1", "dropped_reason": "403 from the store"}
     run.commit(20)
     text = call("health --quick").stdout
-    assert "digits: 1 saves became no version, the last: 403 from the store" in text
+    assert "digits: 1 save became no version, the last: 403 from the store" in text
 
 
 @pytest.mark.usefixtures("run")

@@ -30,7 +30,7 @@ def found(condition, *more):
 
 
 def test_the_registry_is_made_refreshed_and_found(run, tmp_path):
-    assert call("registry", "rebuild").stdout == "1 runs, 3 versions; 1 files written.\n"
+    assert call("registry", "rebuild").stdout == "1 run, 3 versions; 1 file written.\n"
     assert call("registry", "refresh").stdout.endswith("0 files written.\n")
     run.commit(40)
     (done,) = json.loads(call("registry", "refresh", "digits", "--json").stdout)
@@ -63,7 +63,7 @@ def test_a_stale_search_reads_the_registry_as_it_is(run):
 @pytest.mark.usefixtures("run")
 def test_a_bad_condition_is_one_sentence():
     result = call("search", "metrics.los < 1", code=2)
-    assert result.stderr.startswith("Error: The condition 'metrics.los < 1'")
+    assert result.stderr.startswith("Error: No version has metrics.los.")
     assert "empty" in call("search", " ", code=2).stderr
 
 

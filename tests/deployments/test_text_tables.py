@@ -3,7 +3,17 @@ import math
 import click
 import pytest
 
-from deployments.text_tables import bytes_text, moment, number_text, pairs, printable, table
+from deployments.text_tables import (
+    brief,
+    bytes_text,
+    counted,
+    fine_seconds_text,
+    moment,
+    number_text,
+    pairs,
+    printable,
+    table,
+)
 
 
 def test_columns_are_as_wide_as_their_widest_cell():
@@ -15,6 +25,41 @@ def test_colours_take_no_width():
     red = click.style("ab", fg="red")
     lines = table(("A", "B"), [[red, "x"], ["abc", "y"]]).splitlines()
     assert [click.unstyle(line) for line in lines] == ["A    B", "ab   x", "abc  y"]
+
+
+def test_of_keys_and_digests_a_table_has_what_tells_them_apart():
+    key = f"runs/digits/shards/{23:020d}/{'a6d5f3b4' * 4}.safetensors"
+    digests = [f"xxh3-128:{part * 4}" for part in ("6b8de1dc", "e06d4673")]
+    reason = (
+        f"{key} is damaged: its bytes have the digest {digests[0]}, but {digests[1]} was written."
+    )
+    assert brief(reason) == (
+        "shard a6d5f3b4… is damaged: its bytes have the digest xxh3-128:6b8de1dc…, but xxh3-128:e06d4673… was written."
+    )
+    assert brief("the loss jumped") == "the loss jumped"
+    assert len(brief("word " * 100)) == 110
+
+
+def test_long_values_are_wrapped_under_their_beginning():
+    lines = pairs({"name": "word " * 40, "x": "1"}).splitlines()
+    assert len(lines) == 3
+    assert lines[1].startswith("      word")
+    assert max(map(len, lines)) <= 110
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.0065, "6.5 ms"), (1.25, "1.25 s"), (164, "164 s"), (720, "12 min")]
+)
+def test_milliseconds_and_minutes(seconds, shown):
+    assert fine_seconds_text(seconds) == shown
+
+
+def test_one_and_many():
+    assert (counted(1, "run"), counted(0, "run"), counted(2, "run")) == (
+        "1 run",
+        "0 runs",
+        "2 runs",
+    )
 
 
 def test_pairs_leave_out_what_is_empty():

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from deployments import server_libraries, train_command
 from deployments.cli import pawl
+from deployments.preflight import check_training
 from ray_workers.config import Retention, Saving, Scaling, Validation
-from ray_workers.store.errors import FenceLostError, TrainingFailedError
+from ray_workers.store.errors import FenceLostError, StoreUnavailableError, TrainingFailedError
 
 LOOP = "my_project.train:loop"
 
@@ -28,6 +29,7 @@ def flow(monkeypatch, tmp_path):
         return 0
 
     monkeypatch.setattr(train_command, "_run_flow", run_flow)
+    monkeypatch.setattr(train_command, "check_training", lambda _: None)
     monkeypatch.chdir(tmp_path)
     return calls
 
@@ -185,7 +187,8 @@ def ends_as(monkeypatch, tmp_path):
                 return end
 
         monkeypatch.setattr("flows.train.train", Flow())
-        monkeypatch.setattr(train_command, "_start_prefects_server", lambda: None)
+        monkeypatch.setattr(train_command, "start_prefects_server", lambda: None)
+        monkeypatch.setattr(train_command, "check_training", lambda _: None)
 
     return prepare
 
@@ -252,3 +255,45 @@ def test_a_fastapi_that_prefect_cannot_use_is_named(flow, monkeypatch):
     monkeypatch.setattr(server_libraries, "version", lambda _: "0.151.0")
     assert "fastapi<0.151" in refused(LOOP)
     assert flow == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nosuch"], "not of the form module:function"),
+        (["no_such_module:loop"], "a module that is not found"),
+        (["tiny_loop:nope"], "has no function 'nope'"),
+        (["tiny_loop:loop", "--run", "Bad Name"], "not legal"),
+        (["tiny_loop:loop", "--resume", "foo"], "names no version"),
+        (["tiny_loop:loop", "--resume", "digits@3"], "There is no Pawl store"),
+        (["tiny_loop:loop", "--check", "no_such_module:f"], "The check"),
+        (["tiny_loop:loop", "--probe", "no_such_module:f"], "The probe"),
+        (["tiny_loop:loop", "--storage", "ftp://x"], "does not know the storage scheme"),
+        (["tiny_loop:loop", "--code-dir", "nowhere"], "is not a folder"),
+    ],
+)
+def test_what_the_flow_would_refuse_is_refused_before_prefect_starts(
+    monkeypatch, tmp_path, words, told
+):
+    monkeypatch.setattr(train_command, "prepare_prefect", lambda: pytest.fail("Prefect starts"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "tiny_loop.py").write_text("def loop(config): pass\n")
+    assert told in refused(*words)
+
+
+def test_a_store_behind_a_block_and_one_that_does_not_answer_are_left_to_the_flow(
+    flow, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(train_command, "check_training", check_training)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "tiny_loop.py").write_text("def loop(config): pass\n")
+    words = ["tiny_loop:loop", "--resume", "digits@3", "--storage"]
+    call(*words, "pawl-storage/main")
+
+    def silent(*_, **__):
+        raise StoreUnavailableError("no answer")
+
+    monkeypatch.setattr("deployments.preflight.named_version", silent)
+    call(*words, str(tmp_path))
+    assert len(flow) == 2

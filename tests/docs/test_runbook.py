@@ -145,7 +145,7 @@ def gone(run):
         ("… min of work at risk, … allowed: no newer version is …", at_risk),
         ("it … and nobody goes on with it; it would resume from version …", failed),
         ("no version can be resumed: … quarantined", quarantined),
-        ("… saves became no version, the last: …", dropped),
+        ("… became no version, the last: …", dropped),
         ("log slots … are damaged and not repaired", damaged_slot),
         ("… is damaged: its bytes do not have the digest that was committed.", damaged_manifest),
         ("Nothing was deleted of …", unsure),

@@ -63,7 +63,6 @@ def test_conditions(small, condition, numbers):
 @pytest.mark.parametrize(
     ("condition", "told"),
     [
-        ("metrics.los < 1", "los"),
         ("metrics.loss <", "syntax error"),
         ("nothing = 1", "nothing"),
         ("1=1; drop table x", "syntax error"),
@@ -80,6 +79,24 @@ def test_a_bad_condition_is_one_sentence_that_says_where(small, condition, told)
     assert told in caught.value.message
     assert "Write an SQL expression" in caught.value.message
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("condition", ["metrics.los < 1", "Config.lrr > 0", "metrics.lo < 1"])
+def test_a_name_that_no_version_has_is_told_with_those_that_there_are(small, condition):
+    with pytest.raises(
+        InvalidInputError, match=r"^No version has (metrics|Config)\.lo?.*loss; .*lr,"
+    ):
+        search(small, condition)
+    with pytest.raises(InvalidInputError, match="No version has"):
+        search(small, "true", order="metrics.los desc")
+    assert search(small.slice(0, 0), "true").num_rows == 0
+
+
+def test_what_stands_in_a_text_is_no_name(small):
+    assert (
+        search(small, "run <> 'metrics.nothing' and run <> 'it''s config.x'").num_rows
+        == small.num_rows
+    )
 
 
 def test_a_variable_of_this_process_cannot_be_reached(small):
