@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deployments.cli_options import named_version
@@ -66,8 +66,10 @@ def check_named(references: Sequence[str], storage: str | None, *, metric: str =
         MissingError: no such store, run or version.
     """
     place = _readable_place(storage)
-    with _answering():
-        for reference in references if place is not None else ():
+    if place is None:
+        return
+    with contextlib.suppress(RetryableError):
+        for reference in references:
             if "@" in reference:
                 named_version(reference, place.url, metric=metric)
             else:
@@ -77,9 +79,3 @@ def check_named(references: Sequence[str], storage: str | None, *, metric: str =
 def _readable_place(storage: str | None) -> StorageTarget | None:
     wanted = storage or os.environ.get("PAWL_STORAGE") or _DEFAULT
     return None if wanted.startswith(_BLOCK) else StorageTarget(wanted)
-
-
-@contextlib.contextmanager
-def _answering() -> Iterator[None]:
-    with contextlib.suppress(RetryableError):
-        yield
