@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
 import click
+
+from tasks.markdown_text import short_reason
 
 __all__ = [
     "brief",
@@ -26,8 +27,6 @@ __all__ = [
 _COLOURS = {
     "committed": "yellow", "verified": "cyan", "sound": "green", "restorable": "green", "quarantined": "red",
 }  # fmt: skip
-_KEY = re.compile(r"\bruns/\S+?/(shard|manifest)s/\d+/([0-9a-f]{8})[0-9a-f]+(?:\.\w+)?")
-_DIGEST = re.compile(r"\b((?:xxh3-128|sha256|blake3):[0-9a-f]{8})[0-9a-f]{8,}")
 _GAP = "  "
 _LINE, _MIN_ROOM = 110, 40
 _THOUSAND = 1000
@@ -83,9 +82,8 @@ def printable(value: object, limit: int = 200) -> str:
 
 
 def brief(text: str, limit: int = 110) -> str:
-    """A stored reason for a table: of keys and digests only what tells them apart; whole, it stands in `pawl show`."""
-    short = _DIGEST.sub(r"\1…", _KEY.sub(r"\1 \2…", printable(text, 4000)))
-    return printable(short, limit)
+    """A stored reason for a table; whole, it stands in `pawl show`."""
+    return printable(short_reason(text), limit)
 
 
 def counted(number: int, what: str) -> str:

@@ -8,7 +8,16 @@ from ray_workers.health_facts import HealthReport
 from ray_workers.health_values import Recovery, RunHealth
 from ray_workers.storage_accounts import Storage
 from tasks.health_chart import risk_chart, storage_chart
-from tasks.markdown_text import DASH, bytes_text, count, duration, moment, plain, table
+from tasks.markdown_text import (
+    DASH,
+    bytes_text,
+    count,
+    duration,
+    moment,
+    plain,
+    short_reason,
+    table,
+)
 from tasks.svg import data_uri
 
 __all__ = ["HealthPage", "render_health"]
@@ -147,7 +156,9 @@ def _dropped(runs: tuple[RunHealth, ...]) -> str | None:
 
 
 def _quarantined(runs: tuple[RunHealth, ...]) -> str | None:
-    return _lines([f"{r.run}@{number}: {why}" for r in runs for number, why in r.quarantined])
+    return _lines(
+        [f"{r.run}@{number}: {short_reason(why)}" for r in runs for number, why in r.quarantined]
+    )
 
 
 def _failures(runs: tuple[RunHealth, ...]) -> str | None:

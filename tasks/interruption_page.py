@@ -5,7 +5,7 @@ from __future__ import annotations
 from ray_workers.explaining import Interruption, interruptions
 from ray_workers.report import RunReport
 from tasks.interruption_chart import interruption_chart
-from tasks.markdown_text import code, count, duration, plain
+from tasks.markdown_text import code, count, duration, plain, short_reason
 from tasks.svg import data_uri
 
 __all__ = ["explanations"]
@@ -56,7 +56,7 @@ def _section(item: Interruption) -> str:
         f"- Resumed: {_resumed(item)}",
     ]
     lines += [
-        f"- Passed over version {plain(name, 40)}: {plain(reason, 200)}"
+        f"- Passed over version {plain(name, 40)}: {plain(short_reason(reason), 200)}"
         for name, reason in item.passed_over[:_MAX_REASONS]
     ]
     steps = "unknown" if item.steps_lost is None else f"at least {count(item.steps_lost)}"

@@ -16,6 +16,7 @@ from tasks.markdown_text import (
     plain,
     real,
     seconds_between,
+    short_reason,
     table,
 )
 
@@ -127,7 +128,7 @@ def attempts_table(report: RunReport) -> str:
         right="056",
     )
     reasons = [
-        f"- Attempt {row.number} {_ended(row)}: {plain(row.reason, 240)}"
+        f"- Attempt {row.number} {_ended(row)}: {plain(short_reason(row.reason), 240)}"
         for row in reversed(rows[-_MAX_REASONS:])
         if row.reason
     ]
@@ -167,7 +168,7 @@ def rejected_list(report: RunReport) -> str | None:
         return None
     names = sorted(reasons, key=lambda name: (name.isdecimal(), len(name), name), reverse=True)
     lines = [
-        f"- **{reference(name)}**{_passed_over(by.get(name, []))}: {plain(reasons[name], 240)}"
+        f"- **{reference(name)}**{_passed_over(by.get(name, []))}: {plain(short_reason(reasons[name]), 240)}"
         for name in names[:_MAX_REJECTED]
     ]
     return "\n".join(lines) + _left_out(

@@ -21,6 +21,7 @@ __all__ = [
     "plain",
     "real",
     "seconds_between",
+    "short_reason",
     "table",
 ]
 
@@ -30,6 +31,8 @@ NBSP = "\N{NO-BREAK SPACE}"
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$^=-])")
+_KEY = re.compile(r"\bruns/\S+?/(shard|manifest)s/\d+/([0-9a-f]{8})[0-9a-f]+(?:\.\w+)?")
+_DIGEST = re.compile(r"\b((?:xxh3-128|sha256|blake3):[0-9a-f]{8})[0-9a-f]{8,}")
 _LONG = re.compile(r"\S{41,}")
 _BREAK = "\N{ZERO WIDTH SPACE}"
 """Where a line may break: the pages break no word, and a key would run over what stands beside it."""
@@ -53,6 +56,11 @@ def plain(text: str, limit: int = 200) -> str:
     return "".join(
         code(piece) if index % 2 else _escaped(piece) for index, piece in enumerate(pieces)
     )
+
+
+def short_reason(text: str) -> str:
+    """A stored reason with only as much of keys and digests as tells them apart; `pawl show` has the whole."""
+    return _DIGEST.sub(r"\1…", _KEY.sub(r"\1 \2…", text))
 
 
 def _escaped(text: str) -> str:

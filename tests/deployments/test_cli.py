@@ -315,7 +315,7 @@ def test_an_endpoint_that_nobody_serves_may_be_tried_again(monkeypatch):
 @pytest.mark.usefixtures("folder")
 def test_a_wrong_call_is_explained_with_code_two():
     assert "There is no command 'list'." in call("list", code=2).stderr
-    assert "Did you mean 'versions'?" in call("verison", code=2).stderr
+    assert "Did you mean 'versions'?" in call("version", code=2).stderr
     assert "Missing argument" in call("versions", code=2).stderr
 
 

@@ -12,6 +12,7 @@ from tasks.markdown_text import (
     plain,
     real,
     seconds_between,
+    short_reason,
     table,
 )
 
@@ -119,3 +120,14 @@ def test_a_long_key_may_break_at_its_slashes_and_a_short_one_does_not():
     shown = plain(f"{key} is damaged: runs/a/b")
     assert shown.count(zero_width) == 4
     assert shown.replace(zero_width, "").replace("\\", "") == f"{key} is damaged: runs/a/b"
+
+
+def test_of_keys_and_digests_a_page_has_what_tells_them_apart():
+    key = f"runs/digits/shards/{23:020d}/{'a6d5f3b4' * 4}.safetensors"
+    reason = f"{key} is damaged: its bytes have the digest sha256:{'6b8de1dc' * 8}."
+    assert short_reason(reason) == (
+        "shard a6d5f3b4… is damaged: its bytes have the digest sha256:6b8de1dc…."
+    )
+    assert (
+        short_reason("loss 0.5, step 12345678901234567890") == "loss 0.5, step 12345678901234567890"
+    )
