@@ -53,7 +53,7 @@ def _section(item: Interruption) -> str:
         ),
         "steps lost": "unknown" if item.steps_lost is None else f"{item.steps_lost} or more",
         "time lost": ", ".join(
-            f"{phase} {fine_seconds_text(s)}" for phase, s in item.seconds.items() if s
+            f"{phase} {fine_seconds_text(s)}" for phase, s in item.seconds.items()
         ),
         "together": fine_seconds_text(item.total),
     }
