@@ -16,6 +16,7 @@ from tasks.markdown_text import (
     moment,
     plain,
     short_reason,
+    spans,
     table,
 )
 from tasks.svg import data_uri
@@ -25,6 +26,10 @@ __all__ = ["HealthPage", "render_health"]
 _MAX_RUNS = 60
 _MAX_LINES = 12
 _MANY = 99
+_LEGEND = (
+    "At risk: work since the newest version that can be resumed. Missed: saves that are overdue now. "
+    "Dropped: saves that became no version."
+)
 _SIGNS = {"ready": "🟢", "warning": "🟡", "critical": "🔴"}
 
 
@@ -70,7 +75,7 @@ def _to_do(report: HealthReport) -> str | None:
             _SIGNS[run.verdict],
             f"**{plain(run.run, 60)}**",
             plain(run.reason, 200),
-            plain(run.action, 200),
+            spans(run.action, 200),
         ]
         for run in sorted(report.missed, key=lambda run: run.verdict != "critical")
     ]
@@ -105,14 +110,14 @@ def _runs_table(runs: tuple[RunHealth, ...]) -> str | None:
     )  # fmt: skip
     order = {"critical": 0, "warning": 1, "ready": 2}
     ranked = sorted(runs, key=lambda run: (order[run.verdict], run.status != "running", run.run))
-    return table(heads, [_run_row(run) for run in ranked[:_MAX_RUNS]])
+    return f"{table(heads, [_run_row(run) for run in ranked[:_MAX_RUNS]])}\n\n{_LEGEND}"
 
 
 def _run_row(run: RunHealth) -> list[str]:
     risk, recovery, rhythm = run.at_risk, run.recovery, run.rhythm
     steps = "" if risk is None or risk.steps is None else f", {count(risk.steps)} steps"
     hours = "" if risk is None else f", {risk.worker_hours:.2g} worker-hours"
-    best = "" if rhythm.optimal_s is None else f" (best {duration(rhythm.optimal_s)})"
+    best = "" if rhythm.optimal_s is None else f" (optimal {duration(rhythm.optimal_s)})"
     return [
         _SIGNS[run.verdict],
         f"**{plain(run.run, 60)}** {plain(run.status, 20)}",
@@ -162,7 +167,13 @@ def _quarantined(runs: tuple[RunHealth, ...]) -> str | None:
 
 
 def _failures(runs: tuple[RunHealth, ...]) -> str | None:
-    return _lines([f"{run.run}: {told}" for run in runs for told in run.failures])
+    return _lines(
+        [
+            f"{run.run}: {told[:19].replace('T', ' ')}{told[19:]}"
+            for run in runs
+            for told in run.failures
+        ]
+    )
 
 
 def _lines(lines: list[str]) -> str | None:

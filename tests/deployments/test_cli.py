@@ -361,6 +361,24 @@ def test_help_lists_every_command_and_the_exit_codes():
         assert "PAWL_STORAGE" in call(f"{command} --help").stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["ve"], {"versions", "verify"}),
+        (["promote", "--req"], {"--required"}),
+        (["no-such-command", "ver"], {"versions", "verify"}),
+    ],
+)
+def test_the_shell_completes_commands_and_options_and_meets_no_error(words, offered):
+    env = {
+        "_PAWL_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(["pawl", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    result = CliRunner().invoke(pawl, [], prog_name="pawl", env=env)
+    assert {line.partition(",")[2] for line in result.stdout.splitlines()} == offered, result.output
+
+
 @pytest.mark.parametrize("words", [*READ_COMMANDS, "--help", "train --help"])
 @pytest.mark.usefixtures("folder")
 def test_reading_loads_no_heavy_library(words):

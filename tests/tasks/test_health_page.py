@@ -39,7 +39,8 @@ def test_the_verdict_and_its_reason_come_first(report):
     )
     (row,) = [line for line in page.markdown.splitlines() if "nobody goes on with it" in line]
     assert "**other**" in row
-    assert "Retry" in row
+    assert "run the same `pawl train` again" in row
+    assert "Dropped: saves that became no version." in page.markdown
     assert "🟡 **warning** · 2 runs" in page.headline
     assert "at most 10 min of work at risk" in page.markdown.replace("\N{NO-BREAK SPACE}", " ")
 

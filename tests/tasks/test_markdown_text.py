@@ -13,6 +13,7 @@ from tasks.markdown_text import (
     real,
     seconds_between,
     short_reason,
+    spans,
     table,
 )
 
@@ -131,3 +132,10 @@ def test_of_keys_and_digests_a_page_has_what_tells_them_apart():
     assert (
         short_reason("loss 0.5, step 12345678901234567890") == "loss 0.5, step 12345678901234567890"
     )
+
+
+def test_what_stands_in_backticks_becomes_code_and_the_rest_is_disarmed():
+    assert spans("run `pawl train` again, or *x*") == "run `pawl train` again, or \\*x\\*"
+    assert spans("`a|b` <i>") == "`a\\|b` &lt;i&gt;"
+    assert spans("one ` alone") == "one \\` alone"
+    assert spans("word `pawl train` again", 12) == plain("word `pawl train` again", 12)
