@@ -21,6 +21,12 @@ from tests.integration.without_training import (
 pytestmark = pytest.mark.prefect
 
 
+@pytest.fixture
+def _the_flow_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pawl train` refuses most of it before Prefect starts (tests/deployments); a deployed flow has only its own checks."""
+    monkeypatch.setattr("deployments.train_command.check_training", lambda _: None)
+
+
 def nothing() -> None:
     """No preparation."""
 
@@ -54,6 +60,7 @@ BAD: list[tuple[str, str, Callable[[], None], str]] = [
 ]
 
 
+@pytest.mark.usefixtures("_the_flow_is_asked")
 @pytest.mark.parametrize(("entrypoint", "words", "prepare", "sentence"), BAD)
 def test_bad_input_is_one_sentence_and_final(
     calls: Calls, entrypoint: str, words: str, prepare: Callable[[], None], sentence: str
