@@ -67,6 +67,11 @@ _TERMINATED = 143
 )
 @click.option("--grace", type=float, help="Seconds for a last save when it is interrupted.")
 @click.option("--time-limit", type=float, help="Seconds after which the process must be over.")
+@click.option(
+    "--hung-after",
+    type=float,
+    help="Seconds without a step after which a rank hangs (default 600; 0: never).",
+)
 @click.option("--keep-last", type=int, help="Retention: keep the newest N versions.")
 @click.option(
     "--keep-every-steps", type=int, help="Retention: keep versions at multiples of N steps."
@@ -179,6 +184,7 @@ def _parameters(entrypoint: str, config: dict[str, Any], options: dict[str, Any]
                     gpus_per_worker=options["gpus_per_worker"],
                     ray_address=options["ray_address"],
                     on_changed_workers=options["on_changed_workers"],
+                    hung_after_seconds=options["hung_after"],
                 )
             ),
             "saving": Saving(

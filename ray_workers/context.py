@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ray_workers.heart import Heart
 from ray_workers.interval_controller import IntervalPlan
 from ray_workers.messages import ResumePoint
 from ray_workers.pipeline import SavePipeline
@@ -56,6 +57,8 @@ class TrainingContext:
     """When the flow began to start the workers; UTC, ISO 8601."""
     started_as: Mapping[str, str] = field(default_factory=dict)
     """What starting it again takes (`environment.started_as`); stands in the environment of each version."""
+    heart: Heart = field(default_factory=Heart)
+    """Hears of each step."""
     drill: bool = False
     """This is a restore drill: the loop ends after one step, nothing is stored, and a version that fails is left as it is."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from ray_workers.log_collecting import LineBox
 from ray_workers.messages import LogLine, ShardReport, StagedShard, StopRequest, VersionOutcome
 from ray_workers.metrics import RunMetrics
 from ray_workers.pipeline import store_and_report
+from ray_workers.policies.hang import RankPulse
+from ray_workers.pulse_board import PulseBoard
 from ray_workers.rank_signs import BesideRanks
 from ray_workers.ray_metrics import RayInstruments
 from ray_workers.staging_files import StagingFolder
@@ -64,6 +66,7 @@ class NodeAgent:
         self._metrics = RunMetrics(RayInstruments(), config.run)
         self._node = socket.gethostname()
         self._beside = BesideRanks()
+        self._pulses = PulseBoard()
 
     @ray.method(concurrency_group="control")
     def arrive(self, rank: int, pid: int) -> None:
@@ -74,11 +77,42 @@ class NodeAgent:
     def leave(self, rank: int) -> None:
         """Its loop is over, one way or another."""
         self._beside.leave(rank)
+        self._pulses.leave(rank)
 
     @ray.method(concurrency_group="control")
     def signs(self) -> dict[int, bool]:
         """Whether the loop of each rank beside it still runs."""
         return self._beside.signs()
+
+    @ray.method(concurrency_group="control")
+    def beat(self, pulse: RankPulse) -> bool:
+        """Hear of a rank that trains; whether its stacks are wanted."""
+        return self._pulses.beat(pulse)
+
+    @ray.method(concurrency_group="control")
+    def pulses(self) -> list[RankPulse]:
+        return self._pulses.pulses()
+
+    @ray.method(concurrency_group="control")
+    def want_stacks(self) -> None:
+        self._pulses.want_stacks()
+
+    @ray.method(concurrency_group="control")
+    def put_stacks(self, rank: int, text: str) -> None:
+        self._pulses.put_stacks(rank, text)
+
+    @ray.method(concurrency_group="control")
+    def stacks(self) -> Mapping[int, str | None]:
+        return self._pulses.stacks()
+
+    @ray.method(concurrency_group="control")
+    def rank_states(self) -> Mapping[int, str]:
+        return self._pulses.states()
+
+    @ray.method(concurrency_group="control")
+    def kill_ranks(self, ranks: tuple[int, ...]) -> None:
+        """End the processes of these ranks as far as they are here; Ray then ends the rest of the attempt."""
+        self._pulses.kill(ranks)
 
     @ray.method(concurrency_group="control")
     def put_lines(self, lines: list[LogLine]) -> None:

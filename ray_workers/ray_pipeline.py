@@ -15,7 +15,7 @@ __all__ = ["RayPipeline"]
 
 _RESUBMITS = 60
 _RESUBMIT_PAUSE_S = 1.0
-_STOP_POLL_S = 1.0
+_STOP_POLL_S = 0.25
 _STOP_TIMEOUT_S = 10.0
 _ALLOCATE_TIMEOUT_S = 60.0
 
@@ -58,7 +58,7 @@ class RayPipeline:
 
 
 class _StopListener:
-    """Asks the agent every second, on a thread of its own: with slow steps an answer must be there when one ends."""
+    """Asks the agent again and again, on a thread of its own: with slow steps an answer must be there when one ends."""
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent

@@ -53,7 +53,8 @@ class SaveRounds:
 
     def settle(self, patience_s: float) -> None:
         """Wait so long for the outcome of the saves that are open."""
-        self._books.hear(self._saver.wait(patience_s))
+        with self._context.heart.resting():
+            self._books.hear(self._saver.wait(patience_s))
 
     def meet(self) -> None:
         """All ranks are here at the same step; rank 0 says what happens."""

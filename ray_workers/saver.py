@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -61,7 +62,9 @@ class Saver:
         world_size: int,
         buffers: int,
         full_every: int = 1,
+        resting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        self._resting = resting
         self._pipeline = pipeline
         self._rank = rank
         self._world_size = world_size
@@ -205,7 +208,8 @@ class Saver:
 
     def _free_buffer(self, size: int) -> StagingBuffer | None:
         if self._ring is None or self._ring.size < size:
-            self._replace_ring(size)
+            with self._resting():
+                self._replace_ring(size)
         return self._ring.take() if self._ring is not None else None
 
     def _replace_ring(self, size: int) -> None:

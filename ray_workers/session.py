@@ -11,6 +11,7 @@ Every rank opens one session and makes the same calls in the same order, as with
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -52,6 +53,7 @@ class CheckpointSession:
             world_size=context.world_size,
             buffers=context.buffers,
             full_every=context.full_every,
+            resting=context.heart.resting,
         )
         if context.resume is not None:
             back = come_back(context, channel, parts, context.resume)
@@ -191,6 +193,16 @@ class CheckpointSession:
         self._stepped(metrics)
         self._rounds.meet_with(checkpoint)
 
+    def resting(self) -> AbstractContextManager[None]:
+        """No step is expected inside: evaluation, say. Otherwise a rank without one for long counts as hung.
+
+        Not needed for what is shorter than `scaling.hung_after_seconds`, nor between two epochs unless it is far longer.
+        """
+        return self._context.heart.resting()
+
     def _stepped(self, metrics: dict[str, Any]) -> None:
         self._live.stepped(metrics)
+        self._context.heart.stepped(
+            self._live.step, last_of_epoch=self._live.position.at_last_batch()
+        )
         self._rounds.stepped()

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ray_workers.coordination import Coordinator
+from ray_workers.hang_watch import HangWatch, Hung
 from ray_workers.incarnations import Incarnations
 from ray_workers.interruption_watch import InterruptionWatch, TimeLimit
 from ray_workers.log_collecting import LogCollector
 from ray_workers.messages import PawlEvent, StopRequest
 from ray_workers.node_agent import AgentConfig
 from ray_workers.node_agents import NodeAgents
+from ray_workers.policies.hang import HangRule
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.rank_signs import RankPlaces
 from ray_workers.ray_cluster import draining_nodes
@@ -50,6 +52,7 @@ class Supervision:
     """Leave the staging files of an attempt that fails to the next one."""
     on_event: Callable[[PawlEvent], None]
     limit: TimeLimit | None = None
+    hang_rule: HangRule | None = None
 
 
 class Supervisor:
@@ -72,6 +75,8 @@ class Supervisor:
         self._watch = InterruptionWatch(
             limit=task.limit, draining=draining_nodes, place=self.places.place
         )
+        self._hang_watch = HangWatch(task.hang_rule)
+        self._hung: Hung | None = None
         self._log_lines = LogCollector(task.on_event)
         self._interruption: StopRequest | None = None
         self._interrupted_at = 0.0
@@ -87,6 +92,11 @@ class Supervisor:
     @property
     def stop_reason(self) -> str | None:
         return self._coordinating.stop
+
+    @property
+    def hung(self) -> Hung | None:
+        """Ranks that stood still and were killed for it, so that `fit` ends soon."""
+        return self._hung
 
     @property
     def interruption(self) -> StopRequest | None:
@@ -166,6 +176,7 @@ class Supervisor:
         self._drain()
         self._watch_agents()
         self._watch_for_interruptions()
+        self._watch_for_hung_ranks()
         self._log_lines.collect(self._agents.by_node)
         self._coordinating.check_fence()
         self._validation.drive()
@@ -195,6 +206,12 @@ class Supervisor:
             asked = self._watch.asked(self._agents.by_node)
             if asked is not None:
                 self.interrupt(asked)
+
+    def _watch_for_hung_ranks(self) -> None:
+        if self._interruption is None and self._hung is None:
+            self._hung = self._hang_watch.look(self._agents.by_node)
+            if self._hung is not None:
+                self._task.on_event(self._hung.event())
 
     def _tell_interruption(self, asked: StopRequest) -> None:
         self._tell(

@@ -13,6 +13,8 @@ import ray.train
 
 from ray_workers.context import TrainingContext, set_context
 from ray_workers.entrypoints import load_entrypoint
+from ray_workers.heart import Heart
+from ray_workers.heartbeat import Heartbeat
 from ray_workers.interval_controller import IntervalPlan
 from ray_workers.messages import LogLine, ResumePoint
 from ray_workers.node_agent import agent_name
@@ -41,6 +43,8 @@ class WorkerJob:
     buffers: int
     interval: IntervalPlan | None
     log_lines_per_second: float
+    watched: bool
+    """The driver looks whether the ranks take steps."""
     on_changed_workers: str = "refuse"
     required: str = "sound"
     policy: SoundnessPolicy = field(default_factory=SoundnessPolicy)
@@ -58,6 +62,7 @@ def run_worker(job: WorkerJob) -> None:
     node_id = ray.get_runtime_context().get_node_id()
     agent: Any = ray.get_actor(agent_name(job.run_id, job.fence, node_id), namespace=NAMESPACE)
     agent.arrive.remote(rank, os.getpid())
+    heart = Heart()
     context = TrainingContext(
         storage=job.target,
         run=job.run,
@@ -77,6 +82,7 @@ def run_worker(job: WorkerJob) -> None:
         staging=job.staging,
         launched_at=job.launched_at,
         started_as=job.started_as,
+        heart=heart,
         pipeline=RayPipeline(agent, rank),
         announcer=RayAnnouncer(job.target.url, job.run, rank),
     )
@@ -86,7 +92,10 @@ def run_worker(job: WorkerJob) -> None:
         agent.put_lines.remote(lines)
 
     try:
-        with RankLogs(rank, send, per_second=job.log_lines_per_second):
+        with (
+            Heartbeat(heart, agent, rank, told=job.watched),
+            RankLogs(rank, send, per_second=job.log_lines_per_second),
+        ):
             load_entrypoint(job.entrypoint)(dict(job.config))
     finally:
         agent.leave.remote(rank)

@@ -6,8 +6,9 @@ import functools
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from ray.exceptions import RayActorError
@@ -15,6 +16,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train import TrainingFailedError as RayTrainingFailedError
 from ray.train.torch import TorchTrainer
 
+from ray_workers.attempt_errors import Took, as_ours, hung_error, interrupted_error
+from ray_workers.ending_clock import EndingClock
 from ray_workers.environment import started_as
 from ray_workers.fitting import Fitting
 from ray_workers.interruption_watch import TimeLimit
@@ -22,30 +25,25 @@ from ray_workers.interval_controller import IntervalPlan
 from ray_workers.interval_facts import plan_interval, read_history
 from ray_workers.messages import PawlEvent, StopRequest
 from ray_workers.node_agent import AgentConfig
-from ray_workers.policies.failure_words import Failure
+from ray_workers.policies.hang import HangRule
 from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.ray_cluster import ray_cluster
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.clock import utc_now
-from ray_workers.store.errors import (
-    AttemptInterruptedError,
-    FailureBudgetSpentError,
-    FenceLostError,
-    PawlError,
-    TrainingFailedError,
-)
+from ray_workers.store.errors import PawlError
 from ray_workers.store.manifest import VersionRef
 from ray_workers.supervisor import Supervision, Supervisor
 from ray_workers.train_worker import WorkerJob, run_worker
 from ray_workers.training_job import TrainingJob
 from ray_workers.version_assembly import AttemptIdentity
-from ray_workers.worker_errors import causes_of, culprit, last_line
 
 __all__ = ["train"]
 
 _SETTLE_S = 20.0
 _POLL_S = 0.5
+_HUNG_GRACE_S = 60.0
+"""For Ray to notice that hung ranks were killed, and to end the others."""
 _CTRL_C_GRACE_S = 6.0
 """A person at a terminal waits: all is over within ten seconds."""
 _TERM_GRACE_S = 18.0
@@ -62,34 +60,50 @@ def train(job: TrainingJob, *, on_event: Callable[[PawlEvent], None]) -> None:
     Raises:
         FenceLostError: a newer attempt took over.
         FailureBudgetSpentError: too many saves failed in a row.
+        RankHungError: ranks took no step for far too long.
         StateMismatchError, InvalidInputError, DamageError …: what a worker raised, if it is one of ours.
         TrainingFailedError: the loop raised, or a worker died.
     """
     if job.scaling.ray_address is not None:
         job = replace(job, target=job.target.for_other_machines())
-    with (
-        ray_cluster(job.scaling, job.code_dir),
-        Supervisor(_supervision(job, on_event)) as supervisor,
-        tempfile.TemporaryDirectory(prefix="pawl-ray-") as scratch,
-    ):
-        fitting = Fitting(_trainer(job, scratch).fit)
-        try:
-            _fit(job, fitting, supervisor)
-        except Exception:
-            raise
-        except BaseException as signalled:
-            supervisor.interrupt(_request(signalled, job.saving.grace_seconds))
-            _wait_for_the_end(fitting, supervisor)
-            raise
-        supervisor.finish_validation(job.validation.timeout_seconds)
+    clock = EndingClock()
+    try:
+        with (
+            clock.after("Ray"),
+            ray_cluster(job.scaling, job.code_dir),
+            clock.after("actors"),
+            Supervisor(_supervision(job, on_event)) as supervisor,
+            tempfile.TemporaryDirectory(prefix="pawl-ray-") as scratch,
+            _timed(clock, supervisor),
+        ):
+            _train(job, Fitting(_trainer(job, scratch).fit), supervisor)
+    finally:
+        ended = clock.event()
+        if ended is not None:
+            on_event(ended)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Took:
-    """Seconds that went by with a failed attempt (`policies.failure_words`)."""
+@contextmanager
+def _timed(clock: EndingClock, supervisor: Supervisor) -> Iterator[None]:
+    """An interrupted attempt's clock runs from the request on; here its workers have ended, or their grace is over."""
+    try:
+        yield
+    finally:
+        if (asked := supervisor.interruption) is not None:
+            clock.begin(asked.cause, supervisor.seconds_since_interruption)
+            clock.mark("workers")
 
-    noticed_s: float | None
-    settled_s: float
+
+def _train(job: TrainingJob, fitting: Fitting, supervisor: Supervisor) -> None:
+    try:
+        _fit(job, fitting, supervisor)
+    except Exception:
+        raise
+    except BaseException as signalled:
+        supervisor.interrupt(_request(signalled, job.saving.grace_seconds))
+        _wait_for_the_end(fitting, supervisor)
+        raise
+    supervisor.finish_validation(job.validation.timeout_seconds)
 
 
 def _fit(job: TrainingJob, fitting: Fitting, supervisor: Supervisor) -> None:
@@ -97,14 +111,17 @@ def _fit(job: TrainingJob, fitting: Fitting, supervisor: Supervisor) -> None:
         while not fitting.wait(_POLL_S):
             asked = supervisor.interruption
             if asked is not None and asked.grace_s == 0:
-                raise _interrupted(job, asked)
+                raise interrupted_error(job, asked)
+            hung = supervisor.hung
+            if hung is not None and time.monotonic() - hung.at > _HUNG_GRACE_S:
+                raise hung_error(job, hung)  # Ray could not even end it
     except (RayTrainingFailedError, RayActorError) as error:
         noticed_s, at = supervisor.places.gone_for_s(), time.monotonic()
         if supervisor.interruption is None:
             supervisor.settle(_SETTLE_S)
             supervisor.finish_validation(_SETTLE_S)
-        took = _Took(noticed_s=noticed_s, settled_s=time.monotonic() - at)
-        raise _as_ours(job, supervisor, error, took) from error
+        took = Took(noticed_s=noticed_s, settled_s=time.monotonic() - at)
+        raise as_ours(job, supervisor, error, took) from error
 
 
 def _request(signalled: BaseException, grace_s: float | None) -> StopRequest:
@@ -157,6 +174,7 @@ def _supervision(job: TrainingJob, on_event: Callable[[PawlEvent], None]) -> Sup
         hot_restore=job.saving.hot_restore,
         on_event=on_event,
         limit=_time_limit(job),
+        hang_rule=_hang_rule(job),
     )
 
 
@@ -181,6 +199,13 @@ def _time_limit(job: TrainingJob) -> TimeLimit | None:
     return TimeLimit(limit_s=limit_s, left_s=left_s)
 
 
+def _hang_rule(job: TrainingJob) -> HangRule | None:
+    scaling = job.scaling
+    if scaling.hung_after_seconds == 0:
+        return None
+    return HangRule(at_least_s=scaling.hung_after_seconds, steps=scaling.hung_after_steps)
+
+
 def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
     scaling = job.scaling
     worker = WorkerJob(
@@ -199,6 +224,7 @@ def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
         interval=_interval(job),
         buffers=job.saving.buffers,
         log_lines_per_second=scaling.log_lines_per_second,
+        watched=scaling.hung_after_seconds > 0,
         on_changed_workers=scaling.on_changed_workers,
         required=job.validation.required,
         policy=SoundnessPolicy.of(job.validation),
@@ -225,60 +251,3 @@ def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
             failure_config=FailureConfig(max_failures=0),
         ),
     )
-
-
-def _as_ours(job: TrainingJob, supervisor: Supervisor, error: Exception, took: _Took) -> PawlError:
-    """What ended the attempt, as an error of our tree: the stop we know of, a worker's own, or the loop's."""
-    causes = causes_of(error)
-    ours = {rank: cause for rank, cause in causes.items() if isinstance(cause, PawlError)}
-    if supervisor.stop_reason == "fence_lost":
-        known = next((e for e in ours.values() if isinstance(e, FenceLostError)), None)
-        return known or FenceLostError(
-            f"Run {job.run!r} was taken over by a newer attempt.", fence=job.fence
-        )
-    if supervisor.interruption is not None:
-        known_end = next((e for e in ours.values() if isinstance(e, AttemptInterruptedError)), None)
-        return _interrupted(job, supervisor.interruption, known_end)
-    if supervisor.stop_reason == "budget_spent":
-        known_budget = next(
-            (e for e in ours.values() if isinstance(e, FailureBudgetSpentError)), None
-        )
-        return known_budget or FailureBudgetSpentError(
-            f"Run {job.run!r}: the failure budget for saves is spent."
-        )
-    if ours:
-        return _at_its_place(ours, supervisor)
-    if not causes:
-        return TrainingFailedError(f"Training of run {job.run!r} failed: {last_line(error)}")
-    rank, cause = culprit(causes)
-    failure = Failure(
-        rank=rank,
-        error=type(cause).__name__,
-        said=last_line(cause),
-        node=supervisor.places.node_of(rank),
-        noticed_s=took.noticed_s,
-        settled_s=took.settled_s,
-        preempted=getattr(cause, "preempted", False) is True,
-    )
-    return TrainingFailedError(
-        failure.text(job.run), rank=rank, error=failure.error, node=failure.node
-    )
-
-
-def _at_its_place(ours: Mapping[int, PawlError], supervisor: Supervisor) -> PawlError:
-    """The first rank's error, which keeps its own words."""
-    rank, error = next(iter(ours.items()))
-    error.details |= {"rank": rank, "node": supervisor.places.node_of(rank)}
-    return error
-
-
-def _interrupted(
-    job: TrainingJob, asked: StopRequest, known: AttemptInterruptedError | None = None
-) -> AttemptInterruptedError:
-    text = (
-        known.message
-        if known
-        else f"Run {job.run!r} was interrupted before its workers came to the end of a step."
-    )
-    details = known.details if known else {}
-    return AttemptInterruptedError(f"{asked.told}: {text}", **{**details, "cause": asked.cause})

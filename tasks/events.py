@@ -27,7 +27,12 @@ _NAMES = {
     "fence_lost": "pawl.attempt.overtaken",
     "actor_restarted": "pawl.actor.restarted",
     "validator_lost": "pawl.validator.lost",
+    "hung": "pawl.rank.hung",
 }
+
+
+_TOO_LONG = {"stacks"}
+"""What has an artifact of its own."""
 
 
 def event_name(event: PawlEvent) -> str | None:
@@ -43,7 +48,8 @@ def tell_prefect(event: PawlEvent, run: str, identity: RunIdentity) -> None:
     """Emit what training told, if it has a public name. Never raises."""
     name = event_name(event)
     if name is not None:
-        announce(name, run, identity, {"message": event.message, **event.details})
+        told = {key: value for key, value in event.details.items() if key not in _TOO_LONG}
+        announce(name, run, identity, {"message": event.message, **told})
 
 
 def announce_schedule(run: str, identity: RunIdentity) -> None:

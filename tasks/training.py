@@ -16,6 +16,7 @@ from tasks.events import tell_prefect
 from tasks.lineage import LineagePublisher
 from tasks.progress import ProgressBar
 from tasks.run_identity import running_for_s
+from tasks.stacks_page import publish_stacks
 
 __all__ = ["run_training"]
 
@@ -83,6 +84,8 @@ def _teller(
             else logging.INFO
         )
         logger.log(int(event.details.get("level", level)), event.message)
+        if event.kind == "hung":
+            publish_stacks(attempt.request.run, event)
         tell_prefect(event, attempt.request.run, attempt.request.identity)
         if event.kind in ("committed", "verdict"):
             bar.show(event)

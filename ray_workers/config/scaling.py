@@ -42,6 +42,20 @@ class Scaling(Settings):
         description="Log lines of each worker that go to the flow run's Logs, in the long run. 0: none.",
     )
 
+    hung_after_seconds: float = Field(
+        default=600,
+        ge=0,
+        description=(
+            "A rank that takes no step for so long, and for far longer than its steps took, hangs: the attempt ends with the "
+            "stacks of all ranks, and is tried again. 0: never."
+        ),
+    )
+    hung_after_steps: float = Field(
+        default=30,
+        gt=1,
+        description="How many times the median step counts as far longer. Twice the longest wait so far counts as well.",
+    )
+
     @property
     def jobs_address(self) -> str | None:
         """The job server that this training runs on; None: the driver is the flow's own process."""

@@ -7,6 +7,7 @@
     │   ├── ClusterUnavailableError    the Ray cluster does not answer; what trains there may go on
     │   ├── TrainingFailedError        the loop raised, or a worker died
     │   ├── AttemptInterruptedError    a signal, a time limit or a departing node ended the attempt
+    │   ├── RankHungError              ranks took no step for far too long
     │   ├── UploadFailedError          one shard could not be stored in the tries allowed
     │   └── FailureBudgetSpentError    so many saves failed in a row that the attempt must end
     ├── ConflictError              somebody else was first; fold again, then decide
@@ -54,6 +55,7 @@ __all__ = [
     "ObjectNotFoundError",
     "OutcomeUnknownError",
     "PawlError",
+    "RankHungError",
     "RefusedError",
     "RetryableError",
     "RuleRefusedError",
@@ -122,6 +124,12 @@ class AttemptInterruptedError(RetryableError):
     """Details: `cause`, what asked for the end; `step` and `committed_step` where it ended, when known."""
 
     kind = "attempt_interrupted"
+
+
+class RankHungError(RetryableError):
+    """Details: `ranks` that stood still, and the `step` after which they did."""
+
+    kind = "rank_hung"
 
 
 class UploadFailedError(RetryableError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tests.integration.harness import PawlProcess, new_family, wait_until
 from tests.integration.test_ways_back import run_deployment
 from tests.integration.traced_training import FREE, Training, read_flow_run
 from tests.support.ray_head import RayHead
+from tests.support.slowness import slowness
 
 pytestmark = [pytest.mark.ray, pytest.mark.prefect, pytest.mark.timeout(1200)]
 
@@ -28,6 +31,8 @@ PATIENT = (
     "90",
 )
 """No save of its own accord, and time enough for the last one on a busy machine."""
+CTRL_C_S = 10.0
+"""Promised from Ctrl-C to the prompt, beside what the step and its save took; on a machine that does nothing else."""
 
 
 class Interrupted(Training):
@@ -47,6 +52,14 @@ class Interrupted(Training):
         return [manifest.environment.get("interrupted") for manifest in manifests]
 
 
+def phases(process: PawlProcess) -> dict[str, float]:
+    """Seconds by phase of an end that was asked for, as the log tells."""
+    told = re.search(r"Ended after [^:]+: (.+ s)\.", process.output)
+    assert told is not None, process.output
+    pairs = (part.rsplit(" ", 2) for part in told[1].split(", "))
+    return {phase: float(seconds) for phase, seconds, _ in pairs}
+
+
 @pytest.fixture
 def training(project: Path, prefect_server: PrefectServer) -> Interrupted:
     return Interrupted(project, prefect_server)
@@ -57,8 +70,13 @@ def test_ctrl_c_saves_the_step_it_interrupts_and_the_same_command_resumes(
 ) -> None:
     process = training.begin(*PATIENT)
     wait_until(lambda: training.steps_done() >= 5, what="some steps")
+    asked = time.monotonic()
     process.ctrl_c()
     assert process.wait() == 130, process.output
+    took = time.monotonic() - asked
+    busy = slowness()
+    spent = phases(process)
+    assert took - spent["workers"] <= CTRL_C_S * busy, (took, spent, busy, process.output)
     (version,) = training.stored.state.newest_first()
     assert version.step == training.steps_done() < STEPS
     assert training.interrupted_by() == ["Ctrl-C"]

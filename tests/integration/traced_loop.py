@@ -1,4 +1,4 @@
-"""A loop of a user's own whose moments a test chooses: it writes down each step, waits at gates, raises if asked to."""
+"""A loop of a user's own whose moments a test chooses: it writes down each step, waits at gates, raises or hangs if asked to."""
 
 from __future__ import annotations
 
@@ -36,8 +36,14 @@ def _hear_of_the_last_save():
     session._rounds.settle(600)
 
 
+def _hang_for_ever():
+    while True:
+        time.sleep(1)
+
+
 def train_loop(config):
     config = dict(config)
+    hang_at = config.pop("hang_at", 0)
     trace = Path(config.pop("trace"))
     raise_at = config.pop("raise_at", 0)
     gates = {"folder": ".", "steps": [], "settle": 0} | config.pop("gates", {})
@@ -57,6 +63,10 @@ def train_loop(config):
         if done == raise_at and rank == "0" and not marker.exists():
             marker.touch()
             raise RuntimeError("planted failure")
+        hung = trace.with_suffix(".hung")
+        if done == hang_at and rank == "1" and not hung.exists():
+            hung.touch()
+            _hang_for_ever()
         if done <= gates["settle"]:
             _hear_of_the_last_save()
         if done in gates["steps"]:

@@ -26,6 +26,8 @@ class Training:
         self.environment = dict(server.env)
         self.step_delay = 0.0
         """Seconds that each step of the next attempts takes longer."""
+        self.hang_at = 0
+        """Step ahead of which rank 1 of the first attempt hangs for ever; 0: none."""
         self.trace = project / f"{run}.trace"
         self.stored = StoredRun(target=StorageTarget(str(project / "store")), run=run)
 
@@ -36,7 +38,8 @@ class Training:
         """None of these is part of the state: an attempt that waits and one that does not end in the same bits."""
         told = {"gates": gates.config} if gates is not FREE else {}
         delay = {"step_delay": self.step_delay} if self.step_delay else {}
-        return {**QUICK, **delay, "trace": str(self.trace), "raise_at": raise_at, **told}
+        hang = {"hang_at": self.hang_at} if self.hang_at else {}
+        return {**QUICK, **delay, **hang, "trace": str(self.trace), "raise_at": raise_at, **told}
 
     def start(
         self, *extra: str, gates: Gates = FREE, raise_at: int = 0, retries: int = 0
