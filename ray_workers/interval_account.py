@@ -9,7 +9,7 @@ from typing import Any
 
 from ray_workers.config import Saving
 from ray_workers.interval_facts import HALF_LIFE_HOURS, IntervalHistory, caps_of
-from ray_workers.policies.failure_rate import PRIOR, FailureRate
+from ray_workers.policies.failure_rate import PRIOR, Evidence, FailureRate
 from ray_workers.policies.interval import IntervalDecision, IntervalFacts, decide_interval
 
 __all__ = ["IntervalAccount", "Measured", "account_of"]
@@ -49,6 +49,8 @@ class IntervalAccount:
     rate: FailureRate
     failures: int
     worker_hours: float
+    elsewhere: tuple[float, float]
+    """Failures, and worker-hours, of other runs that the rate takes into account."""
     causes: dict[str, int]
     cost: Measured | None
     persist: Measured | None
@@ -74,6 +76,10 @@ class IntervalAccount:
             "mtbf_s": self.rate.mtbf_s(self.workers),
             "failures": self.failures,
             "worker_hours": self.worker_hours,
+            "elsewhere": {
+                "failures": self.elsewhere[0],
+                "worker_hours": self.elsewhere[1],
+            },
             "attempts_by_cause": dict(self.causes),
             "save_cost_s": _json(self.cost),
             "persist_s": _json(self.persist),
@@ -96,6 +102,12 @@ class IntervalAccount:
             ("until committed", _measured(self.persist)),
             ("a restart takes", _measured(self.restart)),
         ]
+        if self.elsewhere[1] > 0:
+            failures, hours = self.elsewhere
+            told.insert(
+                3,
+                ("other runs", f"{failures:.0f} failures in {hours:.3g} worker-hours, by Prefect"),
+            )
         if self.decision is not None:
             told.append(
                 (
@@ -124,9 +136,17 @@ class IntervalAccount:
         )
 
 
-def account_of(history: IntervalHistory, saving: Saving | None = None) -> IntervalAccount:
-    """What the run's history says under these caps (by default the default ones)."""
-    rate = PRIOR.after(history.evidence, HALF_LIFE_HOURS)
+def account_of(
+    history: IntervalHistory, saving: Saving | None = None, elsewhere: Sequence[Evidence] = ()
+) -> IntervalAccount:
+    """What the run's history says under these caps (by default the default ones).
+
+    Args:
+        history: of the run.
+        saving: whose caps count.
+        elsewhere: failures of other runs on the same machines.
+    """
+    rate = PRIOR.after([*history.evidence, *elsewhere], HALF_LIFE_HOURS)
     cost, persist = Measured.of(history.costs_s), Measured.of(history.persists_s)
     restart = Measured.of(history.restarts_s)
     caps = caps_of(saving or Saving())
@@ -153,6 +173,10 @@ def account_of(history: IntervalHistory, saving: Saving | None = None) -> Interv
         rate=rate,
         failures=history.causes.get("infrastructure", 0),
         worker_hours=history.worker_hours,
+        elsewhere=(
+            sum(item.failures for item in elsewhere),
+            sum(item.worker_hours for item in elsewhere),
+        ),
         causes=dict(history.causes),
         cost=cost,
         persist=persist,

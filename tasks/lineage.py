@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from prefect.client.schemas.filters import (
 
 from ray_workers.interval_account import account_of
 from ray_workers.interval_facts import read_history
+from ray_workers.policies.failure_rate import Evidence
 from ray_workers.report_builder import build_report
 from ray_workers.store.catalog import VersionCatalog
 from ray_workers.store.object_store import ObjectStore
@@ -34,9 +36,14 @@ _log = logging.getLogger(__name__)
 
 
 class LineagePublisher:
-    """Publishes the run's lineage as it stands in the log. A view: if it fails, training does not."""
+    """Publishes the run's lineage as it stands in the log. A view: if it fails, training does not.
 
-    def __init__(self, attempt: Attempt) -> None:
+    Args:
+        elsewhere: failures of other runs, that the interval takes into account.
+    """
+
+    def __init__(self, attempt: Attempt, elsewhere: Sequence[Evidence] = ()) -> None:
+        self._elsewhere = elsewhere
         self._request = attempt.request
         self._key = artifact_key("lineage", attempt.request.run)
         self._published = 0.0
@@ -65,7 +72,7 @@ class LineagePublisher:
 
     def _interval(self, store: ObjectStore) -> tuple[tuple[str, str], ...]:
         history = read_history(store, self._request.run, catalog=self._catalog)
-        return tuple(account_of(history, self._request.saving).lines())
+        return tuple(account_of(history, self._request.saving, self._elsewhere).lines())
 
     def _write(self, page: LineagePage) -> None:
         flow_run_id = UUID(self._request.identity.flow_run_id)

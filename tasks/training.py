@@ -13,6 +13,7 @@ from ray_workers.training_job import TrainingJob
 from tasks.attempt import Attempt
 from tasks.cluster_job import run_job
 from tasks.events import tell_prefect
+from tasks.failure_history import failures_elsewhere
 from tasks.lineage import LineagePublisher
 from tasks.progress import ProgressBar
 from tasks.run_identity import running_for_s
@@ -56,8 +57,9 @@ def run_training(attempt: Attempt, resume: ResumePoint | None) -> None:
         saving=request.saving,
         validation=request.validation,
         seconds_left=_seconds_left(attempt),
+        failures_elsewhere=failures_elsewhere(attempt),
     )
-    publisher = LineagePublisher(attempt)
+    publisher = LineagePublisher(attempt, job.failures_elsewhere)
     publisher.publish()
     tell = _teller(attempt, publisher, ProgressBar(attempt))
     if request.job_wish is None:

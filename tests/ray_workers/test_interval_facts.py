@@ -99,6 +99,21 @@ def test_the_plan_takes_history_failures_elsewhere_and_the_users_caps() -> None:
     assert (plan.cost_s, plan.persist_s) == (None, None)
 
 
+def test_failures_of_other_runs_shorten_the_interval_and_are_told(tmp_path: Path) -> None:
+    run = MadeUpRun(store=folder_store(tmp_path))
+    run.start()
+    run.commit(10)
+    found = read_history(run.store, "digits")
+    alone = account_of(found)
+    many = account_of(found, None, [Evidence(failures=50, worker_hours=100)])
+    assert many.decision is not None
+    assert alone.decision is not None
+    assert many.decision.seconds < alone.decision.seconds
+    told = "50 failures in 100 worker-hours, by Prefect"
+    assert (dict(many.lines())["other runs"], "other runs" in dict(alone.lines())) == (told, False)
+    assert many.to_json()["elsewhere"] == {"failures": 50, "worker_hours": 100}
+
+
 def test_fixed_thresholds_need_no_plan_and_a_new_run_starts_from_the_prior() -> None:
     assert plan_interval(None, Saving(interval="fixed"), 2) is None
     plan = plan_interval(None, Saving(), 2)
