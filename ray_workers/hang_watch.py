@@ -56,6 +56,8 @@ class HangWatch:
         self._clock = clock
         self._looked = self._rested = clock()
         self._calls: list[Any] = []
+        self.step_s: float | None = None
+        """The median step of the slowest rank, when last seen; None: not known yet."""
 
     def look(self, agents: Mapping[str, Any]) -> Hung | None:
         """Whether ranks hang; if so their stacks are gathered, and they are killed, before this returns.
@@ -69,7 +71,9 @@ class HangWatch:
         pulses = _answers(calls, timeout_s=0)
         if len(pulses) < len(calls):
             return None  # a node of which nothing is known may be one whose rank rests
-        found = self.judge([pulse for some in pulses for pulse in some])
+        heard = [pulse for some in pulses for pulse in some]
+        self.step_s = max((p.median_s for p in heard if p.gaps), default=self.step_s)
+        found = self.judge(heard)
         return self._ended(agents, found) if found else None
 
     def judge(self, pulses: Sequence[RankPulse]) -> tuple[RankPulse, ...]:

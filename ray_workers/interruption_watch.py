@@ -53,6 +53,10 @@ class InterruptionWatch:
             self._step_s = (now - self._last[1]) / (step - self._last[0])
         self._last = (step, now)
 
+    def steps_take(self, seconds: float) -> None:
+        """What the ranks themselves say: it is known before the second commit, and without any."""
+        self._step_s = max(seconds, self._step_s or 0.0)
+
     def asked(self, agents: Mapping[str, Any]) -> StopRequest | None:
         """Why training must end now; None: it may go on."""
         return self._time_is_up() or self._node_leaves(agents)

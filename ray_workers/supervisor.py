@@ -210,6 +210,8 @@ class Supervisor:
     def _watch_for_hung_ranks(self) -> None:
         if self._interruption is None and self._hung is None:
             self._hung = self._hang_watch.look(self._agents.by_node)
+            if self._hang_watch.step_s is not None:
+                self._watch.steps_take(self._hang_watch.step_s)
             if self._hung is not None:
                 self._task.on_event(self._hung.event())
 

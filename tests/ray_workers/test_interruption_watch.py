@@ -59,6 +59,17 @@ def test_slow_saves_and_slow_steps_make_it_ask_earlier() -> None:
     assert asked.grace_s == pytest.approx(lead - 0.5 - 12)
 
 
+def test_ranks_that_say_how_long_their_steps_take_are_asked_earlier_before_any_commit() -> None:
+    scene = Scene(limit_s=600)
+    scene.watch.steps_take(8.0)
+    scene.watch.steps_take(2.0)
+    lead = 12 + 2 * 8
+    assert scene.after(600 - lead - 1) is None
+    asked = scene.after(1.5)
+    assert asked is not None
+    assert asked.grace_s == pytest.approx(lead - 0.5 - 12)
+
+
 def test_time_that_was_spent_before_counts() -> None:
     scene = Scene(limit_s=600, left_s=30)
     assert scene.after(17) is None
