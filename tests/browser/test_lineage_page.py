@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,8 @@ def test_pictures_are_drawn_and_the_rejected_version_is_told(
     page.wait_for_function(SHOWS, arg="Rejected versions")
     page.wait_for_function(PICTURES_DRAWN, timeout=PATIENCE_MS)
     text = page.inner_text("body")
-    assert f"version {story.damaged}, passed over by attempt 2" in text
+    told = re.search(rf"version {story.damaged}, passed over by attempts? 2\b", text)
+    assert told is not None, text  # a try that a crowded machine cost passes it over once more
     assert "is damaged: its bytes have the digest" in text
     assert page.evaluate(SIDEWAYS) == 0, "text runs over what stands beside it"
     camera.take(page, f"lineage-{ui}")
