@@ -68,10 +68,13 @@ class Saving(Settings):
         ),
     )
     upload_tries: int = Field(
-        default=4,
+        default=12,
         ge=1,
         le=20,
-        description="Tries to store one shard before its version is dropped.",
+        description=(
+            "Tries to store one shard before its version is dropped; pauses between them grow to ten seconds, so twelve "
+            "take a minute beside the tries themselves."
+        ),
     )
     failure_budget: int = Field(
         default=3,

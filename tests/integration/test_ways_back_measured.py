@@ -195,7 +195,7 @@ def test_cancel(run: Measured) -> None:
 
 
 def test_deadline(run: Measured) -> None:
-    process = run.start("--deadline-seconds", "60")
+    process = run.start("--time-limit", "150", step_delay=4.0)
     assert process.wait(LONG_S) != 0
     at = run.steps()[-1][1]
     again = run.start()
