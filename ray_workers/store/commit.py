@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,13 +76,15 @@ def commit_version(
         FenceLostError: a newer attempt owns the run. Nothing was committed.
         RuleRefusedError: the step is not above this attempt's last, or the base may not be built on any more. Nothing
             was committed.
+        InvalidInputError: the manifest is larger than a reader takes. Nothing was committed.
         OutcomeUnknownError: the record was sent, and may be in the log or appear there. Nothing may be undone.
         StoreUnavailableError: the manifest could not be stored. Nothing was committed.
     """
     check_fence(log.refresh(), manifest.fence)
     check_references(log.state, manifest, base)
     data = manifest.to_bytes()
-    key = keys.manifest_key(log.state.run, manifest.fence, manifest.digest)
+    digest = hashlib.sha256(data).hexdigest()  # of many ranks it is many megabytes, spelled once
+    key = keys.manifest_key(log.state.run, manifest.fence, digest)
     put_with_retries(store, key, data, sleep=sleep)
     if store.get(key) != data:
         raise DigestMismatchError(
@@ -92,7 +95,7 @@ def commit_version(
 
     def decide(state: RunState) -> Commit:
         return Commit(
-            fence=manifest.fence, number=state.next_number, manifest=manifest.digest,
+            fence=manifest.fence, number=state.next_number, manifest=digest,
             step=manifest.progress.step, bytes=size, base=base.name if base is not None else None,
         )  # fmt: skip
 
@@ -101,7 +104,7 @@ def commit_version(
     if record is None or not isinstance(record.body, Commit):
         raise InternalError("Commit was not appended")
     return CommittedVersion(
-        number=record.body.number, manifest=manifest.digest, fence=manifest.fence,
+        number=record.body.number, manifest=digest, fence=manifest.fence,
         step=manifest.progress.step, bytes=size, bytes_new=size - shared, at=record.at,
     )  # fmt: skip
 

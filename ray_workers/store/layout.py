@@ -73,17 +73,20 @@ def merge_layouts(per_rank: Sequence[Mapping[str, TensorLayout]]) -> dict[str, T
     Raises:
         InvalidInputError: it names the tensor and what is wrong.
     """
-    merged: dict[str, TensorLayout] = {}
+    first: dict[str, TensorLayout] = {}
+    chunks: dict[str, list[Chunk]] = {}
     for shard, layouts in enumerate(per_rank):
         for path, layout in layouts.items():
-            own = tuple(replace(chunk, shard=shard) for chunk in layout.chunks)
-            known = merged.get(path, replace(layout, chunks=()))
+            known = first.setdefault(path, layout)
+            chunks.setdefault(path, []).extend(
+                replace(chunk, shard=shard) for chunk in layout.chunks
+            )
             if (known.dtype, known.shape) != (layout.dtype, layout.shape):
                 raise InvalidInputError(
                     f"Ranks disagree about the tensor {path}: {known.dtype}{list(known.shape)} on a lower rank, "
                     f"{layout.dtype}{list(layout.shape)} on rank {shard}. Make it equal, or keep it as rank-local state."
                 )
-            merged[path] = replace(known, chunks=known.chunks + own)
+    merged = {path: replace(known, chunks=tuple(chunks[path])) for path, known in first.items()}
     for path, layout in merged.items():
         problem = check_cover(layout)
         if problem is not None:

@@ -39,6 +39,9 @@ from ray_workers.store.run_state import RunState
 __all__ = ["CACHE_EVERY_SLOTS", "RunLog"]
 
 CACHE_EVERY_SLOTS = 64
+_CACHE_PART = 64
+"""A cache holds the whole state, so in a long log they come further apart, by this part of its slots: all caches together
+stay within so many times the last one, instead of growing with the square of the log."""
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 5.0
 
@@ -194,7 +197,8 @@ class RunLog:
 
     def _write_cache(self) -> None:
         state = self._state
-        if state.slot - self._last_cache < CACHE_EVERY_SLOTS or state.head is None:
+        apart = max(CACHE_EVERY_SLOTS, state.slot // _CACHE_PART)
+        if state.slot - self._last_cache < apart or state.head is None:
             return
         self._last_cache = state.slot
         try:

@@ -100,14 +100,20 @@ class Manifest:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON; equal manifests give equal bytes."""
+        """Canonical JSON of at most `MAX_MANIFEST_BYTES`; equal manifests give equal bytes."""
         try:
-            return canonical_json(_to_json(self))
+            data = canonical_json(_to_json(self))
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidInputError(
                 f"The manifest cannot be written as JSON: {error}. Use strings, finite numbers, booleans, lists and "
                 "dicts with string keys in the configuration and in plain state."
             ) from None
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise InvalidInputError(
+                f"The manifest would have {len(data)} bytes, and no reader takes more than {MAX_MANIFEST_BYTES}: shard the "
+                "tensors over fewer ranks (a group of them, replicated over the others), or merge small tensors."
+            )
+        return data
 
     @classmethod
     def from_bytes(cls, data: Buffer, *, key: str = "manifest") -> Manifest:

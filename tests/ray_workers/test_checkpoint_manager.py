@@ -4,6 +4,7 @@ import pytest
 
 from ray_workers.checkpoint_manager import CheckpointManager
 from ray_workers.messages import RankState, ShardReport, StagedPart, StagedShard
+from ray_workers.store import manifest as manifest_module
 from ray_workers.store.attempts import create_run, read_run, start_attempt
 from ray_workers.store.checksum import digest_of
 from ray_workers.store.errors import FailureBudgetSpentError, FenceLostError, StoreRefusedError
@@ -304,3 +305,24 @@ def test_a_version_tells_what_was_dropped_before_it(store):
     assert (first["dropped_saves"], first["dropped_reason"][:10]) == ("2", "no answer ")
     assert len(first["dropped_reason"]) == 500
     assert not {"dropped_saves", "dropped_reason"} & set(second)
+
+
+def test_a_manifest_is_spelled_once_for_each_version(store, monkeypatch):
+    spelled = []
+    real = manifest_module.canonical_json
+    monkeypatch.setattr(
+        manifest_module, "canonical_json", lambda value: spelled.append(1) or real(value)
+    )
+    manager = new_manager(store)
+    for step in (10, 20):
+        report(manager, step, ranks=1)
+    assert len(spelled) == 2
+
+
+def test_a_manifest_that_no_reader_would_take_is_no_version(store, monkeypatch):
+    monkeypatch.setattr(manifest_module, "MAX_MANIFEST_BYTES", 500)
+    manager = new_manager(store)
+    outcome = report(manager, 10, ranks=1)
+    assert outcome.number is None
+    assert "no reader takes more than 500" in outcome.reason
+    assert read_run(store, "run").versions == {}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from ray_workers.store import keys
+from ray_workers.store import log as log_module
 from ray_workers.store.bodies import AttemptEnded, AttemptStarted
 from ray_workers.store.errors import (
     OutcomeUnknownError,
@@ -108,6 +111,22 @@ def test_short_lived_processes_write_caches_too():
         for step in range(first, first + 32):
             commit(log, step=step)
     assert [*store.list(keys.folds_prefix(RUN))]
+
+
+def test_caches_of_a_long_log_come_further_apart(monkeypatch):
+    monkeypatch.setattr(log_module, "CACHE_EVERY_SLOTS", 3)
+    monkeypatch.setattr(log_module, "_CACHE_PART", 4)
+    store, log = new_run()
+    for step in range(1, 150):
+        commit(log, step=step)
+    slots = [
+        found[0]
+        for i in store.list(keys.folds_prefix(RUN))
+        if (found := keys.parse_fold_key(i.key))
+    ]
+    assert all(above - slot >= max(3, above // 4) for slot, above in pairwise(slots))
+    assert len(slots) < 20  # every third slot would be 50
+    assert folded(store) == log.state
 
 
 def test_a_refusal_of_the_first_try_is_no_unknown_outcome():
