@@ -1,5 +1,7 @@
 """The coordinator of one attempt: complete versions, reports that are late or void, and the failure budget."""
 
+from unittest import mock
+
 import pytest
 
 from ray_workers.checkpoint_manager import CheckpointManager
@@ -13,6 +15,7 @@ from ray_workers.store.layout import Chunk, TensorLayout
 from ray_workers.store.log import RunLog
 from ray_workers.store.manifest import Progress, VersionRef
 from ray_workers.store.memory import MemoryStore
+from ray_workers.store.records import canonical_json
 from ray_workers.store.shards import ShardEntry
 from ray_workers.store.versions import load_manifest
 from ray_workers.version_assembly import AttemptIdentity
@@ -308,15 +311,12 @@ def test_a_version_tells_what_was_dropped_before_it(store):
 
 
 def test_a_manifest_is_spelled_once_for_each_version(store, monkeypatch):
-    spelled = []
-    real = manifest_module.canonical_json
-    monkeypatch.setattr(
-        manifest_module, "canonical_json", lambda value: spelled.append(1) or real(value)
-    )
+    spell = mock.Mock(side_effect=canonical_json)
+    monkeypatch.setattr(manifest_module, "canonical_json", spell)
     manager = new_manager(store)
     for step in (10, 20):
         report(manager, step, ranks=1)
-    assert len(spelled) == 2
+    assert spell.call_count == 2
 
 
 def test_a_manifest_that_no_reader_would_take_is_no_version(store, monkeypatch):
