@@ -21,13 +21,16 @@ from ray_workers.version_assembly import AttemptIdentity
 __all__ = ["CheckpointActor", "actor_name"]
 
 _GATHER_TIMEOUT_S = 600.0
+_CALLS_AT_ONCE = 100_000
+"""Each rank's report waits here for those of all others, and the driver's calls must come in beside them. Ray's own
+bound, 1,000, would keep a version of more ranks from ever being complete."""
 
 
 def actor_name(run_id: str, fence: int) -> str:
     return f"pawl-checkpoint-{run_id[:16]}-{fence}"
 
 
-@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
+@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=_CALLS_AT_ONCE)
 class CheckpointActor:
     def __init__(
         self, target: StorageTarget, attempt: AttemptIdentity, failure_budget: int

@@ -35,6 +35,11 @@ __all__ = ["AgentConfig", "NodeAgent", "agent_name"]
 
 _ACTOR_DIED = "the checkpoint actor died before this version was committed"
 
+_WAITING = 256
+"""Saves that are open at once: each waits here until all ranks have stored theirs, so one that finds no place would keep all
+of them from becoming a version. More than the ranks of a node times their staging buffers; how many upload at once is
+the uploader's own bound."""
+
 _ABANDONED_S = 3600.0
 """So long a failed attempt's files wait for the one that comes after it, before another run's agent removes them."""
 
@@ -52,7 +57,10 @@ class AgentConfig:
 
 
 @ray.remote(  # type: ignore[call-overload] # Ray's stubs lack concurrency_groups
-    num_cpus=0, max_restarts=-1, max_task_retries=0, concurrency_groups={"io": 4, "control": 2}
+    num_cpus=0,
+    max_restarts=-1,
+    max_task_retries=0,
+    concurrency_groups={"io": _WAITING, "control": 2},
 )
 class NodeAgent:
     def __init__(self, config: AgentConfig) -> None:

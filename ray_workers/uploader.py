@@ -23,6 +23,7 @@ from ray_workers.store.shards import ShardEntry
 __all__ = ["Uploader", "lower_priority"]
 
 _NICENESS = 10
+_UPLOADS_AT_ONCE = 4
 
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
@@ -44,6 +45,8 @@ class Uploader:
         tries: how often a shard is sent before its version is dropped; every try has a key of its own, so that a late
             answer to an abandoned one can touch nothing that is referred to.
         sleep: pause in seconds; replaced in tests.
+
+    At most four ranks' shards are sent at once; the others wait for their turn.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Uploader:
         self._tries = tries
         self._sleep = sleep
         self._staged = StagedMemory()
+        self._turns = threading.BoundedSemaphore(_UPLOADS_AT_ONCE)
 
     def forget(self) -> None:
         """Staging files are about to be removed: hold their memory no longer than an upload that runs."""
@@ -73,6 +77,10 @@ class Uploader:
             UploadFailedError: no try succeeded.
             StoreRefusedError: the store needs a person (full disk, no permission); trying again would not help.
         """
+        with self._turns:
+            return self._uploaded(staged, fence)
+
+    def _uploaded(self, staged: StagedShard, fence: int) -> ShardReport:
         started = time.monotonic()
         memory = self._staged.view(
             staged.path, max(part.begin + part.bytes for part in staged.parts)

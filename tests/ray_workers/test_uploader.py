@@ -1,3 +1,6 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -10,7 +13,7 @@ from ray_workers.store.manifest import Progress
 from ray_workers.store.memory import MemoryStore
 from ray_workers.store.shards import ShardEntry
 from ray_workers.uploader import Uploader
-from tests.support.faulty_store import Fault, FaultyStore
+from tests.support.faulty_store import Fault, FaultyStore, Hooked
 
 CONTENT = b"shard bytes" * 100
 
@@ -125,3 +128,26 @@ def test_what_is_not_stored_yet_is_sent(tmp_path, known):
     assert report.entries[1].digest == digest_of(CONTENT)
     assert store.get(report.entries[1].key) == CONTENT
     assert report.bytes_sent == 6 + len(CONTENT)
+
+
+def test_four_ranks_upload_at_once_and_the_others_wait(tmp_path):
+    under_way, most, full = [0], list[int](), threading.Event()
+    lock = threading.Lock()
+
+    def slowly(verb: str, key: str) -> None:
+        with lock:
+            under_way[0] += 1
+            most.append(under_way[0])
+            if under_way[0] >= 4:
+                full.set()
+        assert full.wait(60)
+        time.sleep(0.02)  # for a fifth one to come in, were it let
+        with lock:
+            under_way[0] -= 1
+
+    sending = uploader(Hooked(MemoryStore(), slowly))
+    shard = staged(tmp_path)
+    with ThreadPoolExecutor(8) as ranks:
+        reports = list(ranks.map(lambda _: sending.upload(shard, 9), range(8)))
+    assert len({report.entries[0].key for report in reports}) == 8
+    assert max(most) == 4
