@@ -53,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(TierCheck(required), "pawl-tiers")
 
 
+@pytest.hookimpl(trylast=True)  # of what the markers left
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A full matrix may take its time. Where several processes share the tests, those that start trainings begin."""
     for item in items:
