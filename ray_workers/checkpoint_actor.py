@@ -11,6 +11,7 @@ import asyncio
 import ray
 
 from ray_workers.checkpoint_manager import CheckpointManager
+from ray_workers.gathering import Gathering
 from ray_workers.messages import PawlEvent, ShardReport, VersionOutcome
 from ray_workers.metrics import RunMetrics
 from ray_workers.ray_metrics import RayInstruments
@@ -20,7 +21,6 @@ from ray_workers.version_assembly import AttemptIdentity
 
 __all__ = ["CheckpointActor", "actor_name"]
 
-_GATHER_TIMEOUT_S = 600.0
 _CALLS_AT_ONCE = 100_000
 """Each rank's report waits here for those of all others, and the driver's calls must come in beside them. Ray's own
 bound, 1,000, would keep a version of more ranks from ever being complete."""
@@ -37,22 +37,21 @@ class CheckpointActor:
     ) -> None:
         store = target.open().store
         self._manager = CheckpointManager(store, attempt, failure_budget=failure_budget)
-        self._settled: dict[int, asyncio.Event] = {}
+        self._gathering = Gathering(self._manager)
         self._metrics = RunMetrics(RayInstruments(), attempt.run)
         self._metrics.started(resumed=attempt.parent is not None)
 
     async def gather(self, report: ShardReport) -> VersionOutcome:
         """Take a durable shard; answers when the whole version is committed or dropped."""
-        outcome = await asyncio.to_thread(self._manager.gather, report)
-        return await self._answer(report.staged.progress.step, outcome)
+        return await self._gathering.answer(
+            report.staged.progress.step, self._manager.gather, report
+        )
 
     async def give_up(self, step: int, reason: str) -> VersionOutcome:
-        outcome = await asyncio.to_thread(self._manager.give_up, step, reason)
-        return await self._answer(step, outcome)
+        return await self._gathering.answer(step, self._manager.give_up, step, reason)
 
-    async def lose(self, step: int, reason: str) -> VersionOutcome:
-        outcome = await asyncio.to_thread(self._manager.lose, step, reason)
-        return await self._answer(step, outcome)
+    async def lose(self, step: int, rank: int, reason: str) -> VersionOutcome:
+        return await self._gathering.answer(step, self._manager.lose, step, rank, reason)
 
     async def drain_events(self) -> tuple[list[PawlEvent], str | None]:
         """Events since the last call, and why the attempt must stop, if it must."""
@@ -65,23 +64,7 @@ class CheckpointActor:
 
     async def settle(self, timeout_s: float) -> bool:
         """Wait until no version is half gathered; whether that came true in time."""
-        waiting = [event.wait() for event in self._settled.values() if not event.is_set()]
-        try:
-            await asyncio.wait_for(asyncio.gather(*waiting), timeout_s)
-        except TimeoutError:
-            return False
-        return True
+        return await self._gathering.settle(timeout_s)
 
     async def process(self) -> dict[str, object]:
         return this_process()
-
-    async def _answer(self, step: int, outcome: VersionOutcome | None) -> VersionOutcome:
-        event = self._settled.setdefault(step, asyncio.Event())
-        if outcome is None:
-            try:
-                await asyncio.wait_for(event.wait(), _GATHER_TIMEOUT_S)
-            except TimeoutError:
-                reason = f"some ranks did not store their shards within {_GATHER_TIMEOUT_S:.0f} s"
-                outcome = await asyncio.to_thread(self._manager.give_up, step, reason)
-        event.set()
-        return outcome or self._manager.outcome(step) or VersionOutcome(step=step, number=None)

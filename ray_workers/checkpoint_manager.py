@@ -31,6 +31,7 @@ __all__ = ["CheckpointManager"]
 
 _LOG_PATIENCE_S = 900.0
 _MAX_REASON = 500
+_LOST = "another rank's shard of it was lost with the checkpoint actor that died"
 
 
 @dataclass(slots=True)
@@ -58,6 +59,8 @@ class CheckpointManager:
         self._lock = threading.Lock()
         self._pending: dict[int, _Pending] = {}
         self._outcomes: dict[int, VersionOutcome] = {}
+        self._lost: dict[int, set[int]] = {}
+        """Steps of which a save went down with an earlier coordinator, and the ranks whose shards of it are accounted for."""
         self._parent: VersionRef | None = None
         """This attempt's last version."""
         self._last: Base | None = None
@@ -82,6 +85,8 @@ class CheckpointManager:
                     step,
                     f"its shard was stored under fence {report.fence}, not {self._attempt.fence}",
                 )
+            if self._lost_before(report):
+                return self.lost(step)
             self._drop_older(step)
             pending = self._pending.setdefault(step, _Pending(report.staged.world_size))
             pending.reports[report.staged.rank] = report
@@ -98,20 +103,38 @@ class CheckpointManager:
             self._pending.pop(step, None)
             return self._dropped(step, reason)
 
-    def lose(self, step: int, reason: str) -> VersionOutcome:
-        """As `give_up`, for a version that an earlier coordinator took with it when it died.
+    def lose(self, step: int, rank: int, reason: str) -> VersionOutcome:
+        """As `give_up`, for a save whose shard of `rank` an earlier coordinator took with it when it died.
 
-        No store refused it, so it spends none of the budget; a rank whose shard of it came here must not wait for the rest.
+        No store refused it, so it spends none of the budget. A rank whose shard of that save comes here, or came, must
+        not wait for the rest; but the same step may be saved once more, as a training's last one is until it stands.
         """
         with self._lock:
             if step in self._outcomes:
                 return self._outcomes[step]
+            told = self._lost.setdefault(step, set())
+            told.add(rank)
             # Where no shard waits here it may be a version all the same: only its answer was lost.
-            if self._pending.pop(step, None) is not None:
+            if (pending := self._pending.pop(step, None)) is not None:
+                told.update(pending.reports)
                 self._tell_dropped(step, reason)
-            return self._settle(
-                VersionOutcome(step=step, number=None, reason=reason, stop=self._stop)
-            )
+            return self.lost(step, reason)
+
+    def _lost_before(self, report: ShardReport) -> bool:
+        """Whether it belongs to a save that was lost already; each rank has one shard of that save."""
+        told = self._lost.get(report.staged.progress.step)
+        if told is None or report.staged.rank in told:
+            return False
+        told.add(report.staged.rank)
+        return True
+
+    def lost(self, step: int, reason: str = _LOST) -> VersionOutcome:
+        """What is said of a step whose save was lost."""
+        return VersionOutcome(step=step, number=None, reason=reason, stop=self._stop)
+
+    def waits_for(self, step: int) -> bool:
+        """Whether shards of this step wait here for those of other ranks. Does not wait for a commit that runs."""
+        return step in self._pending
 
     def outcome(self, step: int) -> VersionOutcome | None:
         return self._outcomes.get(step)

@@ -38,6 +38,8 @@ class Coordination:
         self._changed = threading.Condition()
         self._attached: Coordinator | None = None
         self._attached_at = 0.0
+        self._dead_fence = 0
+        """The newest coordinator that is known to have died; its successors have higher fences."""
 
     def attach(self, coordinator: Coordinator) -> None:
         """Serve this one from now on. The driver says it again and again."""
@@ -46,8 +48,12 @@ class Coordination:
             self._changed.notify_all()
 
     def current(self) -> Coordinator:
-        """The coordinator now. Raises `StoreUnavailableError` when none is named within the patience."""
-        found = self._other_than(None)
+        """The coordinator now; while the last one is known to be dead, its successor.
+
+        Raises:
+            StoreUnavailableError: none is named within the patience.
+        """
+        found = self._living()
         if found is None:
             raise StoreUnavailableError("The node agent was not told who coordinates this attempt.")
         return found
@@ -58,9 +64,12 @@ class Coordination:
             stop = None if self._attached is None else self._attached.stop
             return None if stop is None else stop.after(time.monotonic() - self._attached_at)
 
-    def tell(
-        self, hears: Callable[[Coordinator], bool], *, lost: Coordinator | None = None
-    ) -> bool:
+    def bury(self, coordinator: Coordinator) -> None:
+        """It is dead: nothing more is brought to it."""
+        with self._changed:
+            self._dead_fence = max(self._dead_fence, coordinator.fence)
+
+    def tell(self, hears: Callable[[Coordinator], bool]) -> bool:
         """Bring a message to whoever lives to hear it.
 
         A shard that one rank gave to a dying coordinator may be missing to its successor, which would wait for it in
@@ -68,22 +77,19 @@ class Coordination:
 
         Args:
             hears: sends the message; False when that coordinator is dead.
-            lost: one that is known to be dead.
 
         Returns:
             False when nobody heard it within the patience.
         """
-        while (found := self._other_than(lost)) is not None:
+        while (found := self._living()) is not None:
             if hears(found):
                 return True
-            lost = found
+            self.bury(found)
         return False
 
-    def _other_than(self, lost: Coordinator | None) -> Coordinator | None:
+    def _living(self) -> Coordinator | None:
         def known() -> bool:
-            return self._attached is not None and (
-                lost is None or self._attached.fence != lost.fence
-            )
+            return self._attached is not None and self._attached.fence > self._dead_fence
 
         with self._changed:
             return self._attached if self._changed.wait_for(known, self._patience_s) else None

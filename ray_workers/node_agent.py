@@ -178,13 +178,14 @@ class NodeAgent:
         try:
             outcome = store_and_report(self._uploader, staged, link.fence, report, give_up)
         except RayActorError:
-            outcome, step = None, staged.progress.step
-            self._say(lambda actor: actor.lose.remote(step, _ACTOR_DIED), lost=link)
+            outcome, step, rank = None, staged.progress.step, staged.rank
+            self._coordination.bury(link)
+            self._say(lambda actor: actor.lose.remote(step, rank, _ACTOR_DIED))
         finally:
             self._metrics.answered(self._node)
         return outcome or VersionOutcome(step=staged.progress.step, number=None, reason=_ACTOR_DIED)
 
-    def _say(self, send: Callable[[Any], Any], *, lost: Coordinator | None = None) -> None:
+    def _say(self, send: Callable[[Any], Any]) -> None:
         """Have `send` bring a message to the checkpoint actor, or to its successor. Returns at once."""
 
         def hears(coordinator: Coordinator) -> bool:
@@ -194,5 +195,5 @@ class NodeAgent:
                 return False
             return True
 
-        tell = functools.partial(self._coordination.tell, hears, lost=lost)
+        tell = functools.partial(self._coordination.tell, hears)
         threading.Thread(target=tell, name="pawl-say", daemon=True).start()

@@ -187,13 +187,28 @@ def test_what_a_dead_coordinator_took_with_it_spends_nothing_and_nobody_waits_fo
     manager = new_manager(store, budget=0)
     assert report(manager, 10, rank=1) is None  # its other shard went to the one that died
     for step in (10, 20, 30):
-        assert manager.lose(step, "it died").number is None
+        assert manager.lose(step, 0, "it died").number is None
     assert (manager.busy(), manager.stop_reason) == (False, None)
     assert kinds(manager) == ["dropped"]  # of the others it is not known what became
-    assert report(manager, 20, rank=1).reason == "it died"
+    late = report(manager, 20, rank=1)  # of the save that was lost
+    assert (late.number, manager.busy()) == (None, False)
     report(manager, 40, rank=0)
     assert report(manager, 40, rank=1).number == 1
-    assert manager.lose(40, "it died").number == 1
+    assert manager.lose(40, 0, "it died").number == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_step_that_was_lost_becomes_a_version_when_it_is_saved_once_more(store, late):
+    """A training's last step is saved until it stands: what was lost must not be lost for ever."""
+    manager = new_manager(store, budget=0)
+    manager.lose(10, 0, "it died")
+    if late:
+        assert report(manager, 10, rank=1).number is None
+    else:
+        manager.lose(10, 1, "it died")
+    assert report(manager, 10, rank=0) is None
+    assert manager.waits_for(10)
+    assert report(manager, 10, rank=1).number == 1
 
 
 def test_a_store_that_refuses_the_commit_spends_the_budget():

@@ -38,10 +38,26 @@ def test_a_message_for_a_dead_coordinator_goes_to_its_successor() -> None:
 def test_one_that_is_known_to_be_dead_is_not_asked() -> None:
     coordination, told = Coordination(patience_s=0.1), list[int]()
     coordination.attach(DEAD)
-    assert not coordination.tell(hears_of(told), lost=DEAD)
+    coordination.bury(DEAD)
+    assert not coordination.tell(hears_of(told))
+    with pytest.raises(StoreUnavailableError):
+        coordination.current()
     coordination.attach(ALIVE)
-    assert coordination.tell(hears_of(told), lost=DEAD)
+    assert coordination.tell(hears_of(told))
     assert told == [6]
+    assert coordination.current() is ALIVE
+
+
+def test_who_asks_while_the_last_one_is_dead_gets_its_successor() -> None:
+    coordination, found = Coordination(), list[Coordinator]()
+    coordination.attach(DEAD)
+    coordination.bury(DEAD)
+    asker = threading.Thread(target=lambda: found.append(coordination.current()))
+    asker.start()
+    coordination.attach(DEAD)  # the driver does not know yet
+    coordination.attach(ALIVE)
+    asker.join(60)
+    assert found == [ALIVE]
 
 
 def test_nobody_hears_when_no_successor_comes() -> None:
