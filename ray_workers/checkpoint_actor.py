@@ -30,7 +30,9 @@ def actor_name(run_id: str, fence: int) -> str:
     return f"pawl-checkpoint-{run_id[:16]}-{fence}"
 
 
-@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=_CALLS_AT_ONCE)
+@ray.remote(  # type: ignore[call-overload] # Ray's stubs lack max_concurrency
+    num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=_CALLS_AT_ONCE
+)
 class CheckpointActor:
     def __init__(
         self, target: StorageTarget, attempt: AttemptIdentity, failure_budget: int
