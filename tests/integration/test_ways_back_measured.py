@@ -110,6 +110,7 @@ def test_worker_and_flow(run: Measured) -> None:
         each.wait(20) if each is worker else None
     run.server.start_worker()
     wait_until(lambda: state_of(run, flow_run_id) == "Completed", LONG_S, "Completed")
+    assert len(run.stored.state.attempts) == 2, "the run was over before its worker was killed"
     run.record(
         5, "`kill -9` of the Prefect worker with its flow",
         "no heartbeat for 90 s, so crashed; an automation starts it again", at,
