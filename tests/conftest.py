@@ -55,7 +55,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)  # of what the markers left
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A full matrix may take its time. Where several processes share the tests, those that start trainings begin."""
+    """A full matrix may take its time. Where several processes share the tests, those that start trainings are dealt out.
+
+    They begin among the tests of their tier only: tiers are sorted afterwards, cheap ones first.
+    """
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_SLOW_S))
