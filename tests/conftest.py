@@ -49,16 +49,14 @@ def pytest_configure(config: pytest.Config) -> None:
     }
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
     # Of several processes that share the tests, only the one that hears of all of them can tell what is missing.
-    required = frozenset[str]() if hasattr(config, "workerinput") else required_tiers()
-    config.pluginmanager.register(TierCheck(required), "pawl-tiers")
+    alone = not hasattr(config, "workerinput")
+    required = required_tiers() if alone else frozenset[str]()
+    config.pluginmanager.register(TierCheck(required, sorts=alone), "pawl-tiers")
 
 
 @pytest.hookimpl(trylast=True)  # of what the markers left
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A full matrix may take its time. Where several processes share the tests, those that start trainings are dealt out.
-
-    They begin among the tests of their tier only: tiers are sorted afterwards, cheap ones first.
-    """
+    """A full matrix may take its time. Where several processes share the tests, those that start trainings are dealt out."""
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_SLOW_S))
