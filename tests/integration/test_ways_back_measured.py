@@ -17,7 +17,6 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
 
-from ray_workers.store.credentials import S3Credentials
 from ray_workers.store.opening import StorageTarget
 from tests.integration.harness import StoredRun, wait_until
 from tests.integration.measured import LONG_S, POOL, Measured, Server, kill_tree
@@ -155,12 +154,7 @@ def test_ray_head(run: Measured, head: RayHead) -> None:
 
 @pytest.mark.s3
 def test_s3(run: Measured, ceph: CephCluster, s3_server: S3Server) -> None:
-    keys = S3Credentials(
-        access_key_id=s3_server.access_key,
-        secret_access_key=s3_server.secret_key,
-        region=s3_server.region,
-        endpoint_url=s3_server.endpoint,
-    )
+    keys = s3_server.credentials()
     run.stored = StoredRun(
         target=StorageTarget(f"s3://{s3_server.new_bucket()}/pawl", keys), run="run"
     )

@@ -15,7 +15,7 @@ from tests.support.s3_server import S3Server
 
 __all__ = ["CephCluster", "CephError", "missing_commands"]
 
-Access = Literal["read-only", "no-delete"]
+Access = Literal["read-only", "no-delete", "stranger"]
 
 
 class CephCluster(CephGateway):
@@ -62,7 +62,7 @@ class CephCluster(CephGateway):
         """The same server with lesser keys, until `clean`.
 
         `read-only` sees the main user's buckets and may not change them. `no-delete` has buckets of its own, in
-        which it may write and not delete.
+        which it may write and not delete. `stranger` sees nothing but what a bucket's policy allows it.
         """
         name = f"{access}-{uuid.uuid4().hex[:8]}"
         user = S3Server(endpoint=self.server.endpoint, access_key=name, secret_key=uuid.uuid4().hex)
@@ -72,7 +72,8 @@ class CephCluster(CephGateway):
                 "--key-type=s3", f"--access-key={name}", f"--secret-key={user.secret_key}",
             )  # fmt: skip
         else:
-            self._create_user(name, user, "--op-mask=read, write")
+            options = ["--op-mask=read, write"] if access == "no-delete" else []
+            self._create_user(name, user, *options)
             self._extra_users.append(name)
         return user
 

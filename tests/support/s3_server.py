@@ -9,6 +9,8 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from ray_workers.store.credentials import S3Credentials
+
 __all__ = ["S3Server"]
 
 
@@ -32,6 +34,15 @@ class S3Server:
             # the gateway answers 411 to the trailing checksums that the newest AWS libraries send unasked
             "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         }
+
+    def credentials(self) -> S3Credentials:
+        """The same for Pawl's own client, as a storage block would give it."""
+        return S3Credentials(
+            access_key_id=self.access_key,
+            secret_access_key=self.secret_key,
+            region=self.region,
+            endpoint_url=self.endpoint,
+        )
 
     def client(self) -> Any:
         """A boto3 client: the tests' second opinion on what Pawl's own client did."""

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_workers.store.credentials import S3Credentials
 from ray_workers.store.errors import (
     ObjectNotFoundError,
     RunNotFoundError,
@@ -41,23 +40,14 @@ REPOSITORY = Path(__file__).parents[3]
 MIB = 1 << 20
 
 
-def credentials_of(server: S3Server) -> S3Credentials:
-    return S3Credentials(
-        access_key_id=server.access_key,
-        secret_access_key=server.secret_key,
-        region=server.region,
-        endpoint_url=server.endpoint,
-    )
-
-
 class TestS3Store(StoreConformance, SharedStoreConformance):
     @pytest.fixture
     def target(self, s3_server: S3Server, s3_bucket: str) -> StorageTarget:
-        return StorageTarget(f"s3://{s3_bucket}/some/root", credentials_of(s3_server))
+        return StorageTarget(f"s3://{s3_bucket}/some/root", s3_server.credentials())
 
     @pytest.fixture
     def reopen(self, s3_server: S3Server, s3_bucket: str) -> Reopen:
-        return lambda: S3Store(s3_bucket, "some/root", credentials_of(s3_server))
+        return lambda: S3Store(s3_bucket, "some/root", s3_server.credentials())
 
     @pytest.fixture
     def store(self, reopen: Reopen) -> ObjectStore:
@@ -71,11 +61,11 @@ def url(s3_bucket: str) -> str:
 
 @pytest.fixture
 def store(s3_server: S3Server, s3_bucket: str) -> S3Store:
-    return S3Store(s3_bucket, "root", credentials_of(s3_server))
+    return S3Store(s3_bucket, "root", s3_server.credentials())
 
 
 def test_a_root_is_created_and_found_by_another_process(s3_server, url):
-    target = StorageTarget(url, credentials_of(s3_server))
+    target = StorageTarget(url, s3_server.credentials())
     root = target.open(create=True)
     assert target.open(create=False).root_id == root.root_id
     assert [info.key for info in root.store.list("")] == ["pawl.json"]
@@ -131,14 +121,14 @@ def test_a_key_that_no_path_can_have_is_refused_with_a_reason(s3_server, s3_buck
 
 @pytest.mark.parametrize("create", [True, False])
 def test_a_wrong_secret_is_named(create, s3_server, url):
-    wrong = replace(credentials_of(s3_server), secret_access_key="CANARYSECRET")
+    wrong = replace(s3_server.credentials(), secret_access_key="CANARYSECRET")
     with pytest.raises(StoreRefusedError, match="secret key is wrong") as caught:
         open_root(url, create=create, credentials=wrong)
     assert "CANARY" not in str(caught.value)
 
 
 def test_an_unknown_key_is_named(s3_server, url):
-    unknown = replace(credentials_of(s3_server), access_key_id="CANARYKEYID")
+    unknown = replace(s3_server.credentials(), access_key_id="CANARYKEYID")
     with pytest.raises(StoreRefusedError, match="does not know the access key") as caught:
         open_root(url, create=True, credentials=unknown)
     assert "CANARY" not in str(caught.value)
@@ -148,23 +138,23 @@ def test_an_unknown_key_is_named(s3_server, url):
 def test_a_missing_bucket_is_named_and_not_made(create, s3_server):
     name = f"none-{uuid.uuid4().hex[:8]}"
     with pytest.raises(StoreRefusedError, match="bucket does not exist"):
-        open_root(f"s3://{name}/root", create=create, credentials=credentials_of(s3_server))
+        open_root(f"s3://{name}/root", create=create, credentials=s3_server.credentials())
     buckets = s3_server.client().list_buckets()["Buckets"]
     assert name not in [bucket["Name"] for bucket in buckets]
 
 
 def test_a_missing_bucket_is_no_absent_object(s3_server):
-    store = S3Store("no-such-bucket-here", "", credentials_of(s3_server))
+    store = S3Store("no-such-bucket-here", "", s3_server.credentials())
     for call in (store.get, store.head, lambda key: list(store.list(key))):
         with pytest.raises(StoreRefusedError, match="bucket does not exist"):
             call("a")
 
 
 def test_who_may_only_read_can_open_but_not_start(ceph, s3_server, url):
-    reader = credentials_of(ceph.add_user("read-only"))
+    reader = ceph.add_user("read-only").credentials()
     with pytest.raises(StoreRefusedError, match="s3:PutObject"):
         open_root(url, create=True, credentials=reader)
-    root_id = open_root(url, create=True, credentials=credentials_of(s3_server)).root_id
+    root_id = open_root(url, create=True, credentials=s3_server.credentials()).root_id
     opened = open_root(url, create=False, credentials=reader)
     assert opened.root_id == root_id
     with pytest.raises(StoreRefusedError, match="s3:PutObject"):
@@ -181,7 +171,7 @@ def test_who_may_only_read_can_open_but_not_start(ceph, s3_server, url):
 def test_training_needs_no_right_to_delete(ceph):
     user = ceph.add_user("no-delete")
     url = f"s3://{user.new_bucket()}/root"
-    root = open_root(url, create=True, credentials=credentials_of(user))
+    root = open_root(url, create=True, credentials=user.credentials())
     keys = [info.key.split("/")[0] for info in root.store.list("")]
     assert keys == ["pawl.json", "probe"]
     root.store.put("shards/big", bytes(17 * MIB))
@@ -210,7 +200,7 @@ def test_a_dead_gateway_is_named_in_time_and_a_new_one_serves_the_same_store(
 @pytest.mark.fault
 def test_a_gateway_that_hangs_is_given_up_and_waited_for(ceph: CephCluster, s3_server, s3_bucket):
     limits = S3Limits(connect_s=1, quick_s=1, bulk_s=2, retry_s=1, retries=1)
-    store = S3Store(s3_bucket, "root", credentials_of(s3_server), limits)
+    store = S3Store(s3_bucket, "root", s3_server.credentials(), limits)
     store.put("a", b"x")
     gateway = ceph.pid("gateway")
     os.kill(gateway, signal.SIGSTOP)
