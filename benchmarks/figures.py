@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -55,6 +56,10 @@ FIGURES = {
     "restore": Figure(
         name="verified restore ÷ a bare parallel download", bar=Bar(at_least=1.25, aim=1.05)
     ),
+    "hot": Figure(
+        name="verified restore from this node's memory ÷ a memcpy of the state",
+        bar=Bar(at_least=2.0, aim=1.2),
+    ),
     "memory": Figure(
         name="extra memory ÷ state, one staging buffer", bar=Bar(at_least=2.1, aim=1.05)
     ),
@@ -90,12 +95,17 @@ def measure(
         store = target.open().store
         for _ in range(2):  # buffers are allocated and touched, the store's client is warm
             _save(job)
-        taker = _Taker(job=job, store=store, made=made, spare=spare, samples=samples)
-        figures = [taker.stall, taker.stall_bare, taker.durable, taker.speed, taker.restore]
+        left = staging / "left"
+        left.mkdir()
+        taker = _Taker(job=job, store=store, made=made, spare=spare, samples=samples, left=left)
+        figures = [
+            taker.stall, taker.stall_bare, taker.durable, taker.speed, taker.restore, taker.hot
+        ]  # fmt: skip
         for number in range(rounds):
             for take in random.sample(figures, len(figures)):
                 take()
             tell(f"{store.url}: round {number + 1} of {rounds}")
+        shutil.rmtree(left)
         staged = sum(path.stat().st_size for path in staging.glob("pawl-*"))
         samples.pairs["memory"] = [(float(staged), float(made.nbytes))] * rounds
     return samples
@@ -122,6 +132,8 @@ class _Taker:
     made: Made
     spare: list[torch.Tensor]
     samples: Samples
+    left: Path
+    """Where a worker that died left its memory."""
 
     def stall(self) -> None:
         memcpy = copy_seconds(self.made.tensors, self.spare)
@@ -146,10 +158,11 @@ class _Taker:
         )
 
     def speed(self) -> None:
-        bare = self._kept_during(self._bare_upload)
+        idle = compute(0.2) / 0.2
+        bare = _products_during(self._bare_upload) / idle
         began = self.job.save()
         self.job.step()
-        kept = self._kept_during(self.job.wait)
+        kept = _products_during(self.job.wait) / idle
         self.samples.add("speed", kept, bare)
         self.samples.seconds["advance"].append(began)
 
@@ -157,14 +170,23 @@ class _Taker:
         point = self.job.newest()
         manifest = read_manifest(self.store, point)
         bare = _timed(lambda: self._bare_download(manifest.shards[0].key, manifest.shards[0].bytes))
-        whole = _timed(lambda: self._restore(point))
+        whole = _timed(lambda: self._restore(point, ShardCache(self.store)))
         self.samples.add("restore", whole[0], bare[0])
 
-    def _restore(self, point: ResumePoint) -> None:
+    def hot(self) -> None:
+        point = self.job.newest()
+        cache = ShardCache(self.store, self.job.left_behind(self.left))
+        memcpy = copy_seconds(self.made.tensors, self.spare)
+        whole = _timed(lambda: self._restore(point, cache))
+        if cache.hot is None or cache.hot.bytes_found < self.made.nbytes:
+            raise RuntimeError("The restore did not come from memory alone.")
+        self.samples.add("hot", whole[0], memcpy)
+
+    def _restore(self, point: ResumePoint, cache: ShardCache) -> None:
         """As a session does it."""
         manifest = read_manifest(self.store, point)
         rank = RankRestore(rank=0, world_size=1, manifest=manifest)
-        restore_state(self.made.parts, manifest, ShardCache(self.store), rank)
+        restore_state(self.made.parts, manifest, cache, rank)
 
     def _bare_upload(self) -> None:
         self.store.put(keys.new_shard_key("bench-bare", 1), self._flat())
@@ -187,18 +209,18 @@ class _Taker:
             _flat_memory = memoryview(bytearray(os.urandom(4096) * (size // 4096 + 1)))[:size]
         return _flat_memory
 
-    def _kept_during(self, work: Callable[[], None]) -> float:
-        """Products a second while `work` runs beside, over those while nothing does."""
-        idle = compute(0.2) / 0.2
-        with ThreadPoolExecutor(1) as pool:
-            began = time.perf_counter()
-            running = pool.submit(work)
-            done = 0
-            while not running.done():
-                done += compute(0.01)
-            seconds = time.perf_counter() - began
-            running.result()
-        return done / seconds / idle
+
+def _products_during(work: Callable[[], None]) -> float:
+    """Products a second while `work` runs beside."""
+    with ThreadPoolExecutor(1) as pool:
+        began = time.perf_counter()
+        running = pool.submit(work)
+        done = 0
+        while not running.done():
+            done += compute(0.01)
+        seconds = time.perf_counter() - began
+        running.result()
+    return done / seconds
 
 
 _flat_memory: memoryview | None = None

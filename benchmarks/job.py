@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ray_workers.messages import ResumePoint
 from ray_workers.pipeline import InProcessPipeline
 from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.session import CheckpointSession
-from ray_workers.staging_files import StagingFolder
+from ray_workers.staging_files import NOTE_SUFFIX, StagingFolder
 from ray_workers.store import keys
 from ray_workers.store.attempts import read_run, start_attempt, this_process
 from ray_workers.store.bodies import ResumeChosen, RunCreated, VersionName
@@ -76,10 +77,13 @@ def compute(seconds: float) -> int:
 class Job:
     """A session that saves whenever it is told to, and a step that takes no time."""
 
-    def __init__(self, session: CheckpointSession, store: ObjectStore, run: str) -> None:
+    def __init__(
+        self, session: CheckpointSession, store: ObjectStore, run: str, staging: StagingFolder
+    ) -> None:
         self._session = session
         self._store = store
         self._run = run
+        self._staging = staging
         still = nn.Parameter(torch.zeros(1))
         still.grad = torch.zeros(1)
         self._step = torch.optim.SGD([still], lr=0.1)
@@ -101,6 +105,13 @@ class Job:
         outcomes = self._session._saver.wait(_PATIENCE_S)  # noqa: SLF001 - a session has no reason to wait
         if not outcomes or outcomes[-1].number is None:
             raise RuntimeError(f"The save did not become a version: {outcomes}")
+
+    def left_behind(self, folder: Path) -> StagingFolder:
+        """What a worker that died would leave in this node's memory: its staging files in `folder`, held by nobody."""
+        for path in self._staging.noted():
+            for name in (path.name, f"{path.name}{NOTE_SUFFIX}"):
+                shutil.copyfile(path.parent / name, folder / name)
+        return replace(self._staging, folder=folder)
 
     def newest(self) -> ResumePoint:
         version = read_run(self._store, self._run).newest_first()[0]
@@ -137,7 +148,7 @@ def open_job(target: StorageTarget, made: Made, staging: Path) -> Iterator[Job]:
     set_context(TrainingContext(**context))
     session = CheckpointSession.open(model=made.parts.model, optimizer=made.parts.optimizer)
     try:
-        yield Job(session, store, run)
+        yield Job(session, store, run, folder)
     finally:
         set_context(None)
         session.__exit__(KeyboardInterrupt, None, None)  # no final save
