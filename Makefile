@@ -18,11 +18,13 @@ TIERS := unit,s3,ray,prefect
 JOBS ?= 3
 PYTEST := $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
+# Every outcome is kept, so that hours of tests can be run in pieces (tests/support/journal_plugin.py).
+MATRICES := PAWL_JOURNAL=build/test-all.jsonl HYPOTHESIS_PROFILE=ci
+
 # Tests that failed beside others (status 1, not a tier that is missing) run once more alone, and the first one that fails
 # again ends it. What passed only then is printed as failed above: real clusters on a crowded machine, to be mended.
-# Its argument: options of that second run.
 SECOND_LOOK = { status=$$?; test $$status -eq 1 || exit $$status; echo "Failed beside others; now alone:"; \
-	$(BIN)/pytest --numprocesses 0 --last-failed --last-failed-no-failures none --maxfail 1 $(1); }
+	$(BIN)/pytest --numprocesses 0 --last-failed --last-failed-no-failures none --maxfail 1; }
 
 .PHONY: help
 help: ## List the commands
@@ -67,7 +69,7 @@ down: ## End what `make up` started
 
 .PHONY: test
 test: setup setup-s3 ## Run the tests: unit, conformance, Ceph, Ray, Prefect, one kill for every way back
-	PAWL_REQUIRE_TIERS=$(TIERS) $(PYTEST) || $(call SECOND_LOOK,)
+	PAWL_REQUIRE_TIERS=$(TIERS) $(PYTEST) || $(SECOND_LOOK)
 
 .PHONY: test-fast
 test-fast: setup ## Run the tests that need no Ray, Prefect or server
@@ -75,11 +77,10 @@ test-fast: setup ## Run the tests that need no Ray, Prefect or server
 	    -m 'not s3 and not ray and not prefect and not fault and not slow and not benchmark and not gpu'
 
 .PHONY: test-all
-test-all: setup setup-s3 setup-prometheus setup-browser ## Run every test, the full matrices among them
-	rm -f build/test-all.xml build/test-all-again.xml
-	PAWL_REQUIRE_TIERS=$(TIERS) HYPOTHESIS_PROFILE=ci $(PYTEST) -m 'not benchmark' --junitxml build/test-all.xml || \
-	    $(call SECOND_LOOK,-m 'not benchmark' --junitxml build/test-all-again.xml)
-	$(BIN)/python -m tests.support.matrix_table docs/reliability.md build/test-all.xml build/test-all-again.xml
+test-all: setup setup-s3 setup-prometheus setup-browser ## Run every test, the full matrices among them; stopped, it goes on where it was
+	$(MATRICES) $(PYTEST) -m 'not benchmark' || { status=$$?; test $$status -eq 1 || exit $$status; echo "Failed beside others; now alone:"; \
+	    $(MATRICES) $(BIN)/pytest --numprocesses 0 -m 'not benchmark'; }
+	$(BIN)/python -m tests.support.matrix_table docs/reliability.md build/test-all.jsonl
 
 .PHONY: test-faults
 test-faults: setup setup-s3 ## Play the whole fault sweep on memory, folder and Ceph; writes its tables into docs/reliability.md

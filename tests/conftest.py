@@ -6,12 +6,14 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from tests.support.ceph import CephCluster, missing_commands
 from tests.support.dealing import deal
+from tests.support.journal_plugin import JournalPlugin
 from tests.support.s3_server import S3Server
 from tests.support.tiers import TierCheck, required_tiers
 
@@ -52,14 +54,19 @@ def pytest_configure(config: pytest.Config) -> None:
     alone = not hasattr(config, "workerinput")
     required = required_tiers() if alone else frozenset[str]()
     config.pluginmanager.register(TierCheck(required, sorts=alone), "pawl-tiers")
+    if journal := os.environ.get("PAWL_JOURNAL"):
+        plugin = JournalPlugin(Path(journal).resolve(), config.rootpath, speaks=alone)
+        config.pluginmanager.register(plugin, "pawl-journal")
 
 
 @pytest.hookimpl(trylast=True)  # of what the markers left
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A full matrix may take its time. Where several processes share the tests, those that start trainings are dealt out."""
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_SLOW_S))
+    if (journal := config.pluginmanager.get_plugin("pawl-journal")) is not None:
+        journal.leave_out(config, items)
     hands = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if hands > 1:
         items[:] = deal(items, hands, _starts_a_training)

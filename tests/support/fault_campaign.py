@@ -24,7 +24,7 @@ from typing import Any
 
 from ray_workers.store.credentials import S3Credentials
 from tests.support.ceph import CephCluster
-from tests.support.fault_journal import Journal, Outcome, played_commit
+from tests.support.fault_journal import Journal, Outcome
 from tests.support.fault_parts import (
     SEEDS_A_PART,
     Backend,
@@ -34,6 +34,7 @@ from tests.support.fault_parts import (
     replay,
 )
 from tests.support.fault_report import Campaign, write_report
+from tests.support.played_commit import played_commit
 from tests.support.simulation.controls import CONTROLS
 from tests.support.simulation.enumeration import FAULTS, STEPS, sequences
 

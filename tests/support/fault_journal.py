@@ -7,7 +7,6 @@ off is not in it and is played again.
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from tests.support.fault_report import ControlResult
 from tests.support.simulation.enumeration import Counts
 
-__all__ = ["Journal", "Outcome", "played_commit"]
+__all__ = ["Journal", "Outcome"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,19 +102,3 @@ def _read(line: str) -> Outcome | None:
         return Outcome.from_json(json.loads(line))
     except (ValueError, KeyError):
         return None  # the line that was being written when the campaign was stopped
-
-
-def played_commit() -> str:
-    """Which code is played: the commit, with `+` behind it if files differ from it; empty outside a clone."""
-    try:
-        commit = _git("rev-parse", "--short=10", "HEAD").strip()
-        changed = _git(
-            "status", "--porcelain", "--untracked-files=no", "--", "ray_workers", "tests"
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return f"{commit}+" if changed.strip() else commit
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(("git", *arguments), capture_output=True, text=True, check=True).stdout

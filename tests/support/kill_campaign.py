@@ -30,8 +30,8 @@ from tests.integration.harness import (
     wait_until,
 )
 from tests.integration.measured import Server
-from tests.support.fault_journal import played_commit
 from tests.support.kill_plan import LOOPS, TARGETS, Kill, Row, add, draw, missing, read, write_into
+from tests.support.played_commit import played_commit
 
 __all__ = ["Campaign", "campaign", "main"]
 

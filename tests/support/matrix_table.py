@@ -1,6 +1,6 @@
-"""What `make test-all` killed and damaged, as one row a module of tests, from pytest's own report of the run.
+"""What `make test-all` killed and damaged, as one row a module of tests, from the journal of all its sessions.
 
-python -m tests.support.matrix_table docs/reliability.md build/test-all.xml [build/test-all-again.xml]
+python -m tests.support.matrix_table docs/reliability.md build/test-all.jsonl
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ import ast
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from xml.etree import ElementTree as ET
+
+from tests.support.journal_plugin import Collected, Line, code_of, read_collected, read_journal
 
 __all__ = ["BEGIN", "END", "Row", "rows_of", "write_into"]
 
 BEGIN = "<!-- matrices: written by make test-all -->"
 END = "<!-- matrices: end -->"
 _BREAKS_SOMETHING = re.compile(r"pytest\.mark\.(fault|slow)\b")
-_BAD = ("failure", "error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,43 +30,42 @@ class Row:
     module: str
     about: str
     cases: int
-    alone: int = 0
-    """Of these, how many failed beside others and passed when they ran once more alone."""
+    twice: int = 0
+    """Of these, how many failed before, on the same code, and passed when they ran again."""
 
 
-def rows_of(reports: Sequence[Path], root: Path) -> list[Row]:
+def rows_of(
+    wanted: Sequence[Collected], lines: Sequence[Line], code: Callable[[str], str], root: Path
+) -> list[Row]:
     """A row for each module that kills, damages or plays a full matrix.
 
     Args:
-        reports: JUnit XML that pytest wrote: of the run, and of what ran once more alone, if anything did. What a later
-            report says of a test holds; the row counts what failed before.
+        wanted: the tests that must have passed.
+        lines: how tests ended, oldest first. Only what ran on the present code counts.
+        code: from a test to the digest of the code that it runs on now.
         root: folder of the repository, where the modules are.
 
     Raises:
-        ValueError: a test failed in the end, or nothing was run: such a run is no evidence.
+        ValueError: a test has not passed on the present code, or one was skipped for want of a server that it needs: such a
+            run is no evidence.
     """
-    first, last = _by_test(reports[:1]), _by_test(reports)
-    if bad := [name for (_, name), case in last.items() if _failed(case)]:
+    present = [line for line in lines if line.code == code(line.test)]
+    passed = {line.test for line in present if line.outcome == "passed"}
+    failed = {line.test for line in present if line.outcome == "failed"}
+    skipped = {line.test for line in present if line.outcome == "skipped"}
+    left = [
+        item.test
+        for item in wanted
+        if item.test not in passed and (item.tiers or item.test not in skipped)
+    ]
+    if left or not passed:
         raise ValueError(
-            f"{len(bad)} tests failed, {bad[0]} among them: the page keeps what it says"
+            f"{len(left)} of {len(wanted)} tests have not passed on the present code, {left[:1]} among them: the page keeps "
+            "what it says"
         )
-    passed = [key for key, case in last.items() if case.find("skipped") is None]
-    if not passed:
-        raise ValueError("no test passed: the page keeps what it says")
-    twice = [key for key in passed if key in first and _failed(first[key])]
-    return _rows(Counter(map(_module_of, passed)), Counter(map(_module_of, twice)), root)
-
-
-def _by_test(reports: Iterable[Path]) -> dict[tuple[str, str], ET.Element]:
-    return {
-        (case.get("classname", ""), case.get("name", "")): case
-        for report in reports
-        for case in ET.parse(report).iter("testcase")  # noqa: S314 - pytest wrote it a moment ago
-    }
-
-
-def _failed(case: ET.Element) -> bool:
-    return any(case.find(kind) is not None for kind in _BAD)
+    done = [item.test for item in wanted if item.test in passed]
+    again = [test for test in done if test in failed]
+    return _rows(Counter(map(_module, done)), Counter(map(_module, again)), root)
 
 
 def _rows(counts: Counter[str], twice: Counter[str], root: Path) -> list[Row]:
@@ -77,21 +75,12 @@ def _rows(counts: Counter[str], twice: Counter[str], root: Path) -> list[Row]:
         if _BREAKS_SOMETHING.search(source):
             about = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0]
             about = " ".join(about.split())
-            found.append(Row(module=module, about=about, cases=count, alone=twice[module]))
+            found.append(Row(module=module, about=about, cases=count, twice=twice[module]))
     return found
 
 
-def _module_of(test: tuple[str, str]) -> str:
-    return _module(test[0])
-
-
-def _module(classname: str) -> str:
-    """`tests.integration.test_x` or, for a test in a class, `tests.integration.test_x.TestY`."""
-    parts = classname.split(".")
-    last = max(
-        (i for i, part in enumerate(parts) if part.startswith("test_")), default=len(parts) - 1
-    )
-    return "/".join(parts[: last + 1]) + ".py"
+def _module(test: str) -> str:
+    return test.partition("::")[0]
 
 
 def write_into(text: str, rows: Iterable[Row], where: str) -> str:
@@ -100,25 +89,31 @@ def write_into(text: str, rows: Iterable[Row], where: str) -> str:
     _, closed, after = rest.partition(END)
     if not (found and closed):
         raise ValueError(f"the page lacks the markers {BEGIN} and {END}")
-    lines = [where, "", "| tests | what they do | passed | only when alone |", "|---|---|---|---|"]
+    lines = [
+        where,
+        "",
+        "| tests | what they do | passed | only when run again |",
+        "|---|---|---|---|",
+    ]
     lines += [
-        f"| `{row.module}` | {row.about.replace('|', '/')} | {row.cases} | {row.alone or ''} |"
+        f"| `{row.module}` | {row.about.replace('|', '/')} | {row.cases} | {row.twice or ''} |"
         for row in rows
     ]
     return f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{after}"
 
 
-def _here(root: Path) -> str:
-    command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def _where(lines: Iterable[Line]) -> str:
+    commits = ", ".join(dict.fromkeys(line.commit for line in lines))
     parts = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "prefect"))
     return (
-        f"At {commit}, none failed in the end. Python {platform.python_version()}, {parts}, {os.cpu_count()} cores, "
-        f"{platform.system()}."
+        f"Every test passed on the code of this page. Played at {commits}; Python {platform.python_version()}, {parts}, "
+        f"{os.cpu_count()} cores, {platform.system()}."
     )
 
 
 if __name__ == "__main__":
-    here, page = Path.cwd(), Path(sys.argv[1])
-    reports = [path for path in map(Path, sys.argv[2:]) if path.exists()]
-    page.write_text(write_into(page.read_text(), rows_of(reports, here), _here(here)))
+    here, page, journal = Path.cwd(), Path(sys.argv[1]), Path(sys.argv[2])
+    code, lines = code_of(here), read_journal(journal)
+    rows = rows_of(read_collected(journal), lines, code, here)
+    ran = [line for line in lines if line.code == code(line.test) and line.outcome == "passed"]
+    page.write_text(write_into(page.read_text(), rows, _where(ran)))

@@ -1,4 +1,4 @@
-"""The table of the matrices says what passed, and nothing at all when something failed."""
+"""The table of the matrices says what passed, and nothing at all while something has not."""
 
 from __future__ import annotations
 
@@ -6,43 +6,65 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.journal_plugin import Collected, Line
 from tests.support.matrix_table import BEGIN, END, Row, rows_of, write_into
 
 SOURCE = '"""Kills\nthings.\n\nMore.\n"""\nimport pytest\n\n@pytest.mark.fault\ndef test_one():\n    pass\n'
+ONE, TWO, CALM = (
+    "tests/test_kills.py::test_one",
+    "tests/test_kills.py::test_two",
+    "tests/test_calm.py::test_one",
+)
 
 
-def report(tmp_path: Path, *cases: str, name: str = "report.xml") -> Path:
-    (tmp_path / "tests").mkdir(exist_ok=True)
-    (tmp_path / "tests/test_kills.py").write_text(SOURCE)
-    (tmp_path / "tests/test_calm.py").write_text('"""Calm."""\n')
-    path = tmp_path / name
-    path.write_text(f"<testsuites><testsuite>{''.join(cases)}</testsuite></testsuites>")
-    return path
+def line(test: str, outcome: str = "passed", code: str = "now") -> Line:
+    return Line(test=test, outcome=outcome, code=code, commit="c", seconds=1.0)
 
 
-def case(module: str, inner: str = "", name: str = "test_one") -> str:
-    return f'<testcase classname="tests.{module}" name="{name}">{inner}</testcase>'
+def wanted(*tests: str, tiers: tuple[str, ...] = ()) -> list[Collected]:
+    return [Collected(test=test, tiers=tiers) for test in tests]
+
+
+def rows(folder: Path, what: list[Collected], *lines: Line) -> list[Row]:
+    (folder / "tests").mkdir(exist_ok=True)
+    (folder / "tests/test_kills.py").write_text(SOURCE)
+    (folder / "tests/test_calm.py").write_text('"""Calm."""\n')
+    return rows_of(what, lines, lambda _: "now", folder)
 
 
 def test_modules_that_break_something_have_a_row_of_what_passed(tmp_path: Path) -> None:
-    path = report(
-        tmp_path, case("test_kills"), case("test_kills.TestMore"), case("test_kills", "<skipped/>", "test_two"), case("test_calm")
-    )  # fmt: skip
-    assert rows_of([path], tmp_path) == [
-        Row(module="tests/test_kills.py", about="Kills things.", cases=2)
-    ]
+    found = rows(tmp_path, wanted(ONE, TWO, CALM), line(ONE), line(TWO), line(CALM))
+    assert found == [Row(module="tests/test_kills.py", about="Kills things.", cases=2)]
 
 
-@pytest.mark.parametrize("inner", ["<failure/>", "<error/>"])
-def test_a_run_in_which_something_failed_is_no_evidence(tmp_path: Path, inner: str) -> None:
-    path = report(tmp_path, case("test_kills"), case("test_calm", inner))
-    with pytest.raises(ValueError, match="1 tests failed, test_one"):
-        rows_of([path], tmp_path)
+def test_what_failed_first_and_passed_on_the_same_code_is_told(tmp_path: Path) -> None:
+    lines = [line(ONE, "failed"), line(ONE), line(TWO, "failed", "before"), line(TWO)]
+    (row,) = rows(tmp_path, wanted(ONE, TWO), *lines)
+    assert (row.cases, row.twice) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [[], [line(CALM, "failed")], [line(CALM, code="before")]],
+    ids=["never ran", "failed", "passed on other code"],
+)
+def test_one_test_that_has_not_passed_and_there_is_no_evidence(
+    tmp_path: Path, other: list[Line]
+) -> None:
+    with pytest.raises(ValueError, match=r"1 of 2 tests .*test_calm"):
+        rows(tmp_path, wanted(ONE, CALM), line(ONE), *other)
+
+
+def test_what_is_skipped_must_need_no_server(tmp_path: Path) -> None:
+    skipped = line(CALM, "skipped")
+    assert rows(tmp_path, wanted(ONE, CALM), line(ONE), skipped)
+    with pytest.raises(ValueError, match="test_calm"):
+        rows(tmp_path, [*wanted(ONE), *wanted(CALM, tiers=("s3",))], line(ONE), skipped)
 
 
 def test_a_run_without_tests_is_none_either(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no test passed"):
-        rows_of([report(tmp_path, case("test_kills", "<skipped/>"))], tmp_path)
+    with pytest.raises(ValueError, match="0 of 0"):
+        rows(tmp_path, [])
 
 
 def test_the_table_stands_between_its_markers_and_is_replaced() -> None:
@@ -55,16 +77,3 @@ def test_the_table_stands_between_its_markers_and_is_replaced() -> None:
     assert text.endswith("after\n")
     with pytest.raises(ValueError, match="lacks the markers"):
         write_into("nothing", [], "Here.")
-
-
-def test_what_passed_only_when_it_ran_alone_is_counted_as_such(tmp_path: Path) -> None:
-    beside = report(tmp_path, case("test_kills", "<failure/>"), case("test_kills.TestMore"))
-    alone = report(tmp_path, case("test_kills"), name="again.xml")
-    assert [(row.cases, row.alone) for row in rows_of([beside, alone], tmp_path)] == [(2, 1)]
-
-
-def test_what_fails_alone_too_is_no_evidence(tmp_path: Path) -> None:
-    beside = report(tmp_path, case("test_kills", "<failure/>"), case("test_calm"))
-    alone = report(tmp_path, case("test_kills", "<failure/>"), name="again.xml")
-    with pytest.raises(ValueError, match="1 tests failed, test_one"):
-        rows_of([beside, alone], tmp_path)
