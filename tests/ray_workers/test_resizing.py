@@ -157,7 +157,7 @@ def test_the_end_is_recorded_for_the_fence_that_a_restarted_actor_took(story):
 
 
 @pytest.mark.parametrize("when", ["before the end is recorded", "while there is no room"])
-def test_a_run_that_was_taken_over_is_not_taken_back(story, when):
+def test_a_run_that_was_taken_over_is_not_taken_back(story, when, monkeypatch):
     def taken(_: Any = None) -> PawlError:
         start_attempt(story.log, flow_run_id="other", run_count=1)
         return resize()
@@ -172,9 +172,9 @@ def test_a_run_that_was_taken_over_is_not_taken_back(story, when):
         def slow(*args: Any, **more: Any) -> int:
             if story.groups:
                 taken()
-            return room(*args, **more)
+            return int(room(*args, **more))
 
-        resizing.wait_for_room = slow  # the fixture's patch is undone after the test
+        monkeypatch.setattr(resizing, "wait_for_room", slow)
     with pytest.raises(FenceLostError, match="flow run other"):
         story.train()
     assert len(story.groups) == 1
