@@ -22,8 +22,12 @@ from ray_workers.worker_errors import causes_of, culprit, last_line
 
 __all__ = ["as_ours", "hung_error", "interrupted_error", "recorded_end"]
 
-_NOT_STARTED = {"WorkerGroupStartupFailedError", "WorkerGroupStartupTimeoutError"}
-"""Ray Train's own, inside its `ControllerError`."""
+_NO_WORKERS = {
+    "PreemptionError",
+    "WorkerGroupStartupFailedError",
+    "WorkerGroupStartupTimeoutError",
+}
+"""Ray Train's own: a node went before its workers had ended, or, inside a `ControllerError`, they could not be started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +48,10 @@ def as_ours(job: TrainingJob, supervisor: Supervisor, error: Exception, took: To
     if ours:
         return _at_its_place(ours, supervisor)
     if not causes:
-        inner = getattr(error, "controller_failure", None)
+        inner = getattr(error, "controller_failure", error)
         return TrainingFailedError(
             f"Training of run {job.run!r} failed: {last_line(error)}",
-            not_started=type(inner).__name__ in _NOT_STARTED,
+            no_workers=type(inner).__name__ in _NO_WORKERS,
         )
     rank, cause = culprit(causes)
     failure = Failure(

@@ -81,7 +81,7 @@ def group_end(error: PawlError, workers: int) -> GroupEnd:
     if isinstance(error, TrainingFailedError):
         machine = cause_of_end("failed", error.message, open_now=False) == "infrastructure"
         named = details.get("rank") is not None
-        return GroupEnd(lost=(machine and named) or bool(details.get("not_started")))
+        return GroupEnd(lost=(machine and named) or bool(details.get("no_workers")))
     return GroupEnd(unfit=details.get("unfit_workers") == workers)
 
 

@@ -1,7 +1,7 @@
 """Room for workers on the cluster, asked of Ray itself: one placement group for each worker that might be started.
 
-Ray creates such a group where the worker's resources are free, on no node that it drains, and asks its autoscaler for what
-is missing. A place that was created is held until `close`, so room that was seen is still there when training ends to use it.
+Ray creates such a group where the worker's resources are free, on no node that drains by then, and asks its autoscaler for
+what is missing. A place that was created is held until `close`, so room that was seen is still there when training ends to use it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ray.util.placement_group import (
 
 from ray_workers.messages import RESIZE, TIME_LIMIT, PawlEvent, StopRequest
 from ray_workers.policies.elastic import GrowthRule, WorkerRange
+from ray_workers.ray_cluster import draining_nodes
 from ray_workers.store.clock import utc_now
 from ray_workers.store.errors import AttemptInterruptedError
 
@@ -41,11 +42,15 @@ class Places:
     def free(self) -> int:
         """How many there are by now; 0 when Ray cannot be asked."""
         try:
-            table = placement_group_table()
+            table, leaving = placement_group_table(), set(draining_nodes())
         except Exception:  # noqa: BLE001 - Ray raises many types; who watches goes on, and asks again
             return 0
-        states = (table.get(group.id.hex(), {}).get("state") for group in self._groups)
-        return sum(state == "CREATED" for state in states)
+        found = [table.get(group.id.hex(), {}) for group in self._groups]
+        return sum(
+            place.get("state") == "CREATED"
+            and leaving.isdisjoint(place["bundles_to_node_id"].values())
+            for place in found
+        )
 
     def close(self) -> None:
         """Give them back, those too that are still waited for."""

@@ -117,7 +117,7 @@ class OutcomeUnknownError(StoreUnavailableError):
 class TrainingFailedError(RetryableError):
     """Details, when known: `rank`, `node` and `error` (the exception's type name) of the worker that failed.
 
-    `not_started` is true when Ray could not start the workers.
+    `no_workers` is true when Ray could not start them, or took their node away.
     """
 
     kind = "training_failed"

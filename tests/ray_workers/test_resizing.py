@@ -46,7 +46,7 @@ def resize() -> AttemptInterruptedError:
         (AttemptInterruptedError("x", cause=TIME_LIMIT), GroupEnd()),
         (AttemptInterruptedError("x", cause="SIGTERM"), GroupEnd()),
         (lost(), GroupEnd(lost=True)),
-        (TrainingFailedError("Training of run 'run' failed: no worker group", not_started=True), GroupEnd(lost=True)),
+        (TrainingFailedError("Training of run 'run' failed: no worker group", no_workers=True), GroupEnd(lost=True)),
         (TrainingFailedError("Training of run 'run' failed: the controller died"), GroupEnd()),
         (TrainingFailedError(Failure(rank=0, error="ValueError", said="mine").text("run"), rank=0), GroupEnd()),
         (RankHungError("Run 'run': rank 1 took no step"), GroupEnd()),
