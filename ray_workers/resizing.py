@@ -77,7 +77,9 @@ def group_end(error: PawlError, workers: int) -> GroupEnd:
     """What ended a group of so many workers, as far as it matters for going on."""
     details = error.details
     if isinstance(error, AttemptInterruptedError):
-        return GroupEnd(asked=details.get("cause") in (RESIZE, DRAINING))
+        # Asked to make room, workers that did not come to the end of a step are still there.
+        left = details.get("cause") == RESIZE and "step" in details
+        return GroupEnd(asked=left or details.get("cause") == DRAINING)
     if isinstance(error, TrainingFailedError):
         machine = cause_of_end("failed", error.message, open_now=False) == "infrastructure"
         named = details.get("rank") is not None

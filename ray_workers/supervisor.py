@@ -221,7 +221,7 @@ class Supervisor:
             self.interrupt(asked)
 
     def _watch_for_hung_ranks(self) -> None:
-        if self._interruption is None and self._hung is None:
+        if not self._must_end and self._hung is None:
             self._hung = self._hang_watch.look(self._agents.by_node)
             if self._hang_watch.step_s is not None:
                 self._watch.steps_take(self._hang_watch.step_s)

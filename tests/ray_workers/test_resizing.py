@@ -35,13 +35,14 @@ def lost() -> TrainingFailedError:
 
 
 def resize() -> AttemptInterruptedError:
-    return AttemptInterruptedError("resize (2 to 3 workers): Run 'run' …", cause=RESIZE)
+    return AttemptInterruptedError("resize (2 to 3 workers): Run 'run' …", cause=RESIZE, step=7)
 
 
 @pytest.mark.parametrize(
     ("error", "end"),
     [
         (resize(), GroupEnd(asked=True)),
+        (AttemptInterruptedError("x", cause=RESIZE), GroupEnd()),
         (AttemptInterruptedError("x", cause=DRAINING), GroupEnd(asked=True)),
         (AttemptInterruptedError("x", cause=TIME_LIMIT), GroupEnd()),
         (AttemptInterruptedError("x", cause="SIGTERM"), GroupEnd()),
