@@ -122,7 +122,8 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grown]:
     project = tmp_path_factory.mktemp("project")
     (project / "elastic_loop.py").write_text(LOOP)
     sys.path.insert(0, str(project))
-    cluster = Cluster()
+    # A node joins on a thread, where no handler of signals can be set.
+    cluster = Cluster(shutdown_at_exit=False)
     for _ in range(2):
         cluster.add_node(num_cpus=1, object_store_memory=100_000_000, include_dashboard=False)
     ray.init(
@@ -143,12 +144,23 @@ class Told:
     """What training tells, for a thread that waits for some of it."""
 
     events: list[PawlEvent] = field(default_factory=list)
+    over: bool = False
+    """Training ended."""
     _news: threading.Condition = field(default_factory=threading.Condition)
 
     def hear(self, event: PawlEvent) -> None:
         with self._news:
             self.events.append(event)
             self._news.notify_all()
+
+    def end(self) -> None:
+        with self._news:
+            self.over = True
+            self._news.notify_all()
+
+    def wait_until_over(self) -> None:
+        with self._news:
+            self._news.wait_for(lambda: self.over)
 
     def wait_for(self, *kinds: str) -> None:
         """Events of these kinds, in this order, the first of them counted from the beginning."""
@@ -161,7 +173,8 @@ class Told:
             return not left
 
         with self._news:
-            assert self._news.wait_for(there, PATIENCE_S), f"no {kinds} in {self.events}"
+            self._news.wait_for(lambda: self.over or there(), PATIENCE_S)
+            assert there(), f"no {kinds} in {[e.message for e in self.events]}"
 
 
 @dataclass(frozen=True)
@@ -225,7 +238,7 @@ def train_between(
     """Train while a node joins, and then leaves in the given way."""
     target = StorageTarget(str(folder / "store"))
     store = target.open(create=True).store
-    told, over = Told(), threading.Event()
+    told = Told()
     problems: list[BaseException] = []
 
     def direct() -> None:
@@ -238,7 +251,7 @@ def train_between(
         except BaseException as error:  # noqa: BLE001 - raised below, on the test's own thread
             problems.append(error)
         (folder / "free").touch()
-        over.wait()  # a raylet dies with the thread that started it
+        told.wait_until_over()  # a raylet dies with the thread that started it
 
     director = threading.Thread(target=direct)
     director.start()
@@ -258,7 +271,7 @@ def train_between(
     try:
         train(job, on_event=told.hear)
     finally:
-        over.set()
+        told.end()
         director.join()
     assert not problems, problems
     return read_run(store, "run"), target, told
