@@ -49,6 +49,9 @@ _TERMINATED = 143
     "--config", "config_file", type=click.Path(path_type=Path), help="JSON file of hyperparameters."
 )
 @click.option("--workers", type=int, help="Training workers (default 2).")
+@click.option(
+    "--max-workers", type=int, help="Train with as many as there is room for, from --workers to N."
+)
 @click.option("--cpus-per-worker", type=float, help="CPUs each worker asks for.")
 @click.option("--gpus-per-worker", type=float, help="GPUs each worker asks for.")
 @click.option("--ray-address", help="Join this Ray cluster instead of starting one.")
@@ -180,6 +183,7 @@ def _parameters(entrypoint: str, config: dict[str, Any], options: dict[str, Any]
             "scaling": Scaling(
                 **given(
                     workers=options["workers"],
+                    max_workers=options["max_workers"],
                     cpus_per_worker=options["cpus_per_worker"],
                     gpus_per_worker=options["gpus_per_worker"],
                     ray_address=options["ray_address"],

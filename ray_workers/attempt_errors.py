@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ray_workers.hang_watch import Hung
 from ray_workers.messages import StopRequest
-from ray_workers.policies.failure_words import Failure
+from ray_workers.policies.failure_words import Failure, placed
 from ray_workers.store.errors import (
     AttemptInterruptedError,
     FailureBudgetSpentError,
@@ -20,7 +20,14 @@ from ray_workers.supervisor import Supervisor
 from ray_workers.training_job import TrainingJob
 from ray_workers.worker_errors import causes_of, culprit, last_line
 
-__all__ = ["as_ours", "hung_error", "interrupted_error"]
+__all__ = ["as_ours", "hung_error", "interrupted_error", "recorded_end"]
+
+_NO_WORKERS = {
+    "PreemptionError",
+    "WorkerGroupStartupFailedError",
+    "WorkerGroupStartupTimeoutError",
+}
+"""Ray Train's own: a node went before its workers had ended, or, inside a `ControllerError`, they could not be started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +48,11 @@ def as_ours(job: TrainingJob, supervisor: Supervisor, error: Exception, took: To
     if ours:
         return _at_its_place(ours, supervisor)
     if not causes:
-        return TrainingFailedError(f"Training of run {job.run!r} failed: {last_line(error)}")
+        inner = getattr(error, "controller_failure", error)
+        return TrainingFailedError(
+            f"Training of run {job.run!r} failed: {last_line(error)}",
+            no_workers=type(inner).__name__ in _NO_WORKERS,
+        )
     rank, cause = culprit(causes)
     failure = Failure(
         rank=rank,
@@ -55,6 +66,15 @@ def as_ours(job: TrainingJob, supervisor: Supervisor, error: Exception, took: To
     return TrainingFailedError(
         failure.text(job.run), rank=rank, error=failure.error, node=failure.node
     )
+
+
+def recorded_end(error: Exception) -> tuple[str, str]:
+    """Outcome and reason for the end record of an attempt that ended with `error`."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, AttemptInterruptedError):
+        return "interrupted", text
+    details = error.details if isinstance(error, PawlError) else {}
+    return "failed", placed(text, rank=details.get("rank"), node=details.get("node"))
 
 
 def _at_its_place(ours: Mapping[int, PawlError], supervisor: Supervisor) -> PawlError:

@@ -30,6 +30,10 @@ class EndingClock:
         if self._last is None:
             self._cause, self._last = cause, self._clock() - since_s
 
+    def forget(self) -> None:
+        """Training goes on after all."""
+        self._cause, self._last, self._phases = "", None, {}
+
     def mark(self, phase: str) -> None:
         """What happened since the last mark was `phase`; one that is marked twice adds up."""
         if self._last is not None:

@@ -44,13 +44,13 @@ _MEASURED = {
 
 ENDINGS = (
     "exception", "worker lost", "node lost", "cluster lost", "saves failed", "cancelled", "Ctrl-C", "SIGTERM", "time limit",
-    "preempted", "crash", "actor restarted", "completed",
+    "preempted", "resized", "crash", "actor restarted", "completed",
 )  # fmt: skip
 """*worker lost*: a rank's process died, or the others lost the connection to it. *crash*: the end was not recorded."""
 
 _ASKED = {
     "ctrl-c": "Ctrl-C", "sigterm": "SIGTERM", "time limit": "time limit", "node draining": "preempted",
-    "preempted": "preempted",
+    "preempted": "preempted", "resize": "resized",
 }  # fmt: skip
 """How the reason of an interrupted attempt begins, and what it is called."""
 _NODE_DIED = re.compile(

@@ -27,7 +27,7 @@ _FENCE_CHECK_S = 5.0
 
 
 class Incarnations:
-    """Args: of the actor; `on_event` hears of each restart, and when the run is lost."""
+    """Args: of the actor; `on_event` hears of each restart, and when the run is lost; `incarnation` is the first one's."""
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class Incarnations:
         attempt: AttemptIdentity,
         failure_budget: int,
         on_event: Callable[[PawlEvent], None],
+        incarnation: int = 0,
     ) -> None:
         self._target = target
         self._failure_budget = failure_budget
@@ -42,7 +43,7 @@ class Incarnations:
         self._log = RunLog(
             target.open().store, attempt.run, by=attempt.by, patience_s=_LOG_PATIENCE_S
         )
-        self._count = 0
+        self._count = incarnation
         self._fence_checked = time.monotonic()
         self.attempt = attempt
         """With the fence that commits now; a restarted actor has another than the attempt began with."""

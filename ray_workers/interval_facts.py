@@ -165,7 +165,7 @@ def _cause(state: RunState, attempt: AttemptState) -> str:
         and (later.flow_run_id, later.run_count) == (attempt.flow_run_id, attempt.run_count)
         for later in state.attempts.values()
     )
-    if followed:
+    if followed and attempt.outcome is None:
         return "none"
     return cause_of_end(attempt.outcome, attempt.reason, open_now=state.open_fence == attempt.fence)
 

@@ -19,16 +19,16 @@ import ray
 from ray.job_submission import JobSubmissionClient
 
 from ray_workers.adopting import base_fence, job_name
+from ray_workers.attempt_errors import recorded_end
 from ray_workers.entrypoints import add_code_dir
 from ray_workers.following import LETTER, letter_name
 from ray_workers.job_lines import LineWriter
 from ray_workers.job_spec import JobSpec, open_letter
-from ray_workers.policies.failure_words import placed
 from ray_workers.ray_cluster import NAMESPACE
 from ray_workers.sealed import LetterBox
 from ray_workers.store.attempts import end_attempt
 from ray_workers.store.credentials import S3Credentials
-from ray_workers.store.errors import AttemptInterruptedError, PawlError, RetryableError
+from ray_workers.store.errors import PawlError, RetryableError
 from ray_workers.store.log import RunLog
 from ray_workers.trainer import train
 from ray_workers.training_job import TrainingJob
@@ -102,11 +102,9 @@ def _attempt_closed(job: TrainingJob) -> Iterator[None]:
 
 
 def _outcome(error: BaseException) -> tuple[str, str]:
-    if isinstance(error, AttemptInterruptedError) or not isinstance(error, Exception):
+    if not isinstance(error, Exception):
         return "interrupted", str(error) or "cancelled: the Ray job was stopped"
-    details = error.details if isinstance(error, PawlError) else {}
-    text = str(error) or type(error).__name__
-    return "failed", placed(text, rank=details.get("rank"), node=details.get("node"))
+    return recorded_end(error)
 
 
 def _close(job: TrainingJob, outcome: str, reason: str | None) -> None:

@@ -13,6 +13,7 @@ from ray_workers.store.shards import ShardEntry
 
 __all__ = [
     "DRAINING",
+    "RESIZE",
     "TIME_LIMIT",
     "LogLine",
     "PawlEvent",
@@ -31,6 +32,8 @@ TIME_LIMIT = "time limit"
 """Cause of an interruption: this process has no time left, so nothing is tried again in it."""
 DRAINING = "node draining"
 """Cause of an interruption: a node on which ranks train is about to go."""
+RESIZE = "resize"
+"""Cause of an interruption: training goes on at once with more workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +144,7 @@ class StopRequest:
     reason: str
     """`fence_lost`, `budget_spent`, `interrupted`; anything else ends it like a failure that can be retried."""
     cause: str = ""
-    """Of an interruption, for people: `Ctrl-C`, `SIGTERM`, `TIME_LIMIT`, `DRAINING`."""
+    """Of an interruption, for people: `Ctrl-C`, `SIGTERM`, `TIME_LIMIT`, `DRAINING`, `RESIZE`."""
     place: str = ""
     """Where, for people: the node that goes, and the ranks on it."""
     grace_s: float = 0.0

@@ -86,6 +86,11 @@ class RankPlaces:
         if not all(signs.values()):
             self._gone()
 
+    @property
+    def arrived(self) -> int:
+        """Ranks that were seen so far."""
+        return len(self._ranks)
+
     def _gone(self) -> None:
         if self._first_gone is None:
             self._first_gone = self.clock()

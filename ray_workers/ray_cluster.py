@@ -79,7 +79,7 @@ def _connect(scaling: Scaling, code_dir: Path) -> None:
         "configure_logging": False,
     }
     if scaling.ray_address is None:
-        cpus = max(1, round(scaling.workers * scaling.cpus_per_worker + 0.499))
+        cpus = max(1, round(_workers_here(scaling) * scaling.cpus_per_worker + 0.499))
         _start_here(
             num_cpus=cpus,
             include_dashboard=False,
@@ -101,6 +101,14 @@ def _connect(scaling: Scaling, code_dir: Path) -> None:
         raise InvalidInputError(
             f"No Ray cluster answers at {scaling.ray_address!r}: {error}. {_AUTHENTICATION_HELP}"
         ) from error
+
+
+def _workers_here(scaling: Scaling) -> int:
+    """Of a range, as many as this machine has processors for."""
+    if scaling.max_workers is None:
+        return scaling.workers
+    possible = int((os.cpu_count() or 1) // scaling.cpus_per_worker)
+    return max(scaling.workers, min(scaling.max_workers, possible))
 
 
 def _start_here(**settings: Any) -> None:

@@ -41,7 +41,8 @@ class GlobalBatches(Sampler[list[int]]):
         if global_batch < 1 or global_batch % world_size:
             raise InvalidInputError(
                 f"A global batch of {global_batch} samples cannot be divided evenly among {world_size} workers: make it "
-                f"a multiple of {world_size}, or take another number of workers."
+                f"a multiple of {world_size}, or take another number of workers.",
+                unfit_workers=world_size,
             )
         if global_batch > size:
             raise InvalidInputError(

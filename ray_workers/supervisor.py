@@ -19,13 +19,14 @@ from ray_workers.hang_watch import HangWatch, Hung
 from ray_workers.incarnations import Incarnations
 from ray_workers.interruption_watch import InterruptionWatch, TimeLimit
 from ray_workers.log_collecting import LogCollector
-from ray_workers.messages import PawlEvent, StopRequest
+from ray_workers.messages import RESIZE, PawlEvent, StopRequest
 from ray_workers.node_agent import AgentConfig
 from ray_workers.node_agents import NodeAgents
 from ray_workers.policies.hang import HangRule
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.rank_signs import RankPlaces
 from ray_workers.ray_cluster import draining_nodes
+from ray_workers.room import GrowthPlan, GrowthWatch
 from ray_workers.store.clock import utc_now
 from ray_workers.store.errors import PawlError
 from ray_workers.store.opening import StorageTarget
@@ -53,6 +54,8 @@ class Supervision:
     on_event: Callable[[PawlEvent], None]
     limit: TimeLimit | None = None
     hang_rule: HangRule | None = None
+    growth: GrowthPlan | None = None
+    incarnation: int = 0
 
 
 class Supervisor:
@@ -61,7 +64,7 @@ class Supervisor:
     def __init__(self, task: Supervision) -> None:
         self._task = task
         self._coordinating = Incarnations(
-            task.target, task.attempt, task.failure_budget, task.on_event
+            task.target, task.attempt, task.failure_budget, task.on_event, task.incarnation
         )
         self._agents = NodeAgents(task.attempt.run_id, task.agent)
         self._validation = ValidationDriver(
@@ -75,6 +78,7 @@ class Supervisor:
         self._watch = InterruptionWatch(
             limit=task.limit, draining=draining_nodes, place=self.places.place
         )
+        self._growth = GrowthWatch(task.growth)
         self._hang_watch = HangWatch(task.hang_rule)
         self._hung: Hung | None = None
         self._log_lines = LogCollector(task.on_event)
@@ -112,13 +116,19 @@ class Supervisor:
     def interrupt(self, request: StopRequest) -> None:
         """Let the workers end at their next step, with a last version if it fits into the grace. From any thread.
 
-        The first request stands. It is passed on here at once: this object's own thread may be waiting for a store.
+        The first request stands, unless that was for more workers only. It is passed on here at once: this object's own
+        thread may be waiting for a store.
         """
-        if self._interruption is None:
+        if not self._must_end:
             self._interrupted_at = time.monotonic()
             self._interruption = request
             self._attach()
             self._wake.set()
+
+    @property
+    def _must_end(self) -> bool:
+        """Something asked for the end that has no time to wait."""
+        return self._interruption is not None and self._interruption.cause != RESIZE
 
     def __enter__(self) -> Self:
         self._coordinating.start()
@@ -139,6 +149,7 @@ class Supervisor:
         self._log_lines.finish(self._agents.by_node, self._patience_s)
         # What failed will be tried again, and comes back from this memory; what was ended by a person will not.
         failed = kind is not None and issubclass(kind, Exception) and self.interruption is None
+        self._growth.close()
         self._coordinating.kill()
         self._validation.kill()
         self._agents.let_go(keep_staged=self._task.hot_restore and failed)
@@ -159,13 +170,14 @@ class Supervisor:
         return _CALL_TIMEOUT_S if self._interruption is None else _INTERRUPTED_TIMEOUT_S
 
     def _run(self) -> None:
-        told = False
+        told: StopRequest | None = None
         while not self._done.is_set():
             self._wake.wait(_POLL_S)
             self._wake.clear()
-            if self._interruption is not None and not told:
-                told = True
-                self._tell_interruption(self._interruption)
+            asked = self._interruption
+            if asked is not None and asked is not told:
+                told = asked
+                self._tell_interruption(asked)
             try:
                 self._look_around()
             except PawlError as error:
@@ -202,13 +214,14 @@ class Supervisor:
         )
 
     def _watch_for_interruptions(self) -> None:
-        if self._interruption is None:
-            asked = self._watch.asked(self._agents.by_node)
-            if asked is not None:
-                self.interrupt(asked)
+        asked = None if self._must_end else self._watch.asked(self._agents.by_node)
+        if asked is None and self._interruption is None and self._hung is None:
+            asked = self._growth.asked(arrived=self.places.arrived)
+        if asked is not None:
+            self.interrupt(asked)
 
     def _watch_for_hung_ranks(self) -> None:
-        if self._interruption is None and self._hung is None:
+        if not self._must_end and self._hung is None:
             self._hung = self._hang_watch.look(self._agents.by_node)
             if self._hang_watch.step_s is not None:
                 self._watch.steps_take(self._hang_watch.step_s)
@@ -216,6 +229,10 @@ class Supervisor:
                 self._task.on_event(self._hung.event())
 
     def _tell_interruption(self, asked: StopRequest) -> None:
+        if asked.cause == RESIZE:
+            text = f"There is room for more workers ({asked.place}): they save at their next step and begin again."
+            self._tell("resizing", text)
+            return
         self._tell(
             "interrupted",
             f"{asked.told}: the workers end at their next step. They save once more if that can be done in "

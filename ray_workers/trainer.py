@@ -25,10 +25,13 @@ from ray_workers.interval_controller import IntervalPlan
 from ray_workers.interval_facts import plan_interval, read_history
 from ray_workers.messages import PawlEvent, StopRequest
 from ray_workers.node_agent import AgentConfig
+from ray_workers.policies.elastic import GrowthRule, WorkerRange
 from ray_workers.policies.hang import HangRule
 from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.ray_cluster import ray_cluster
+from ray_workers.resizing import train_elastically
+from ray_workers.room import GrowthPlan
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.clock import utc_now
 from ray_workers.store.errors import PawlError
@@ -71,16 +74,34 @@ def train(job: TrainingJob, *, on_event: Callable[[PawlEvent], None]) -> None:
         with (
             clock.after("Ray"),
             ray_cluster(job.scaling, job.code_dir),
-            clock.after("actors"),
-            Supervisor(_supervision(job, on_event)) as supervisor,
-            tempfile.TemporaryDirectory(prefix="pawl-ray-") as scratch,
-            _timed(clock, supervisor),
         ):
-            _train(job, Fitting(_trainer(job, scratch).fit), supervisor)
+            if job.scaling.max_workers is None:
+                _train_group(job, None, on_event=on_event, clock=clock)
+            else:
+                group = functools.partial(_train_group, on_event=on_event, clock=clock)
+                train_elastically(job, group, on_event)
     finally:
         ended = clock.event()
         if ended is not None:
             on_event(ended)
+
+
+def _train_group(
+    job: TrainingJob,
+    limits: WorkerRange | None,
+    *,
+    on_event: Callable[[PawlEvent], None],
+    clock: EndingClock,
+) -> None:
+    """Train with a fixed number of workers; of a range `limits`, until there is room for more."""
+    clock.forget()
+    with (
+        clock.after("actors"),
+        Supervisor(_supervision(job, limits, on_event)) as supervisor,
+        tempfile.TemporaryDirectory(prefix="pawl-ray-") as scratch,
+        _timed(clock, supervisor),
+    ):
+        _train(job, Fitting(_trainer(job, limits, scratch).fit), supervisor)
 
 
 @contextmanager
@@ -141,7 +162,9 @@ def _wait_for_the_end(fitting: Fitting, supervisor: Supervisor) -> None:
             return
 
 
-def _supervision(job: TrainingJob, on_event: Callable[[PawlEvent], None]) -> Supervision:
+def _supervision(
+    job: TrainingJob, limits: WorkerRange | None, on_event: Callable[[PawlEvent], None]
+) -> Supervision:
     point = job.resume
     parent = (
         None
@@ -175,6 +198,8 @@ def _supervision(job: TrainingJob, on_event: Callable[[PawlEvent], None]) -> Sup
         on_event=on_event,
         limit=_time_limit(job),
         hang_rule=_hang_rule(job),
+        growth=_growth(job, limits),
+        incarnation=job.incarnation,
     )
 
 
@@ -206,7 +231,18 @@ def _hang_rule(job: TrainingJob) -> HangRule | None:
     return HangRule(at_least_s=scaling.hung_after_seconds, steps=scaling.hung_after_steps)
 
 
-def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
+def _growth(job: TrainingJob, limits: WorkerRange | None) -> GrowthPlan | None:
+    if limits is None:
+        return None
+    return GrowthPlan(
+        worker=job.scaling.resources_per_worker,
+        limits=limits,
+        workers=job.scaling.workers,
+        rule=GrowthRule(after_s=job.scaling.grow_after_seconds),
+    )
+
+
+def _trainer(job: TrainingJob, limits: WorkerRange | None, scratch: str) -> TorchTrainer:
     scaling = job.scaling
     worker = WorkerJob(
         target=job.target,
@@ -233,21 +269,23 @@ def _trainer(job: TrainingJob, scratch: str) -> TorchTrainer:
         launched_at=utc_now(),
         started_as=started_as(job.entrypoint, scaling.cpus_per_worker, scaling.gpus_per_worker),
     )
-    resources = {"CPU": scaling.cpus_per_worker}
-    if scaling.gpus_per_worker:
-        resources["GPU"] = scaling.gpus_per_worker
     return TorchTrainer(
         # Bound, not passed as train_loop_config: that is kept and shown by Ray, and a target may carry credentials.
         functools.partial(run_worker, worker),
         scaling_config=ScalingConfig(
             num_workers=scaling.workers,
             use_gpu=scaling.gpus_per_worker > 0,
-            resources_per_worker=resources,
+            resources_per_worker=scaling.resources_per_worker,
         ),
-        # Pawl's own resume point is the only one; Ray's restart would hand out its own newest checkpoint.
+        # Pawl's own resume point is the only one; Ray's restart, which by default follows each preemption, would begin from
+        # what this attempt was told at its start. Of a range, workers that do not come up are counted anew here.
         run_config=RunConfig(
             name=f"{job.run}-{job.fence}",
             storage_path=scratch,
-            failure_config=FailureConfig(max_failures=0),
+            failure_config=FailureConfig(
+                max_failures=0,
+                max_preemption_failures=0,  # type: ignore[call-arg] # the class of Ray Train V2
+                controller_failure_limit=-1 if limits is None else 0,
+            ),
         ),
     )

@@ -35,5 +35,7 @@ class TrainingJob:
     validation: Validation
     failures_elsewhere: tuple[Evidence, ...] = ()
     """How other runs on the same machines fared, as the orchestrator knows it."""
+    incarnation: int = 0
+    """Which writer of its attempt it begins with; above 0 when another group of workers trained before."""
     seconds_left: float | None = None
     """Of `saving.time_limit_seconds`, when training is about to be started."""

@@ -37,7 +37,8 @@ def last_line(error: BaseException) -> str:
 def _cause(failure: Exception) -> BaseException:
     seen: BaseException = failure
     for _ in range(10):
-        inner = getattr(seen, "_base_exc", None) or getattr(seen, "cause", None)
+        names = ("_base_exc", "cause", "health_check_failure")
+        inner = next((found for name in names if (found := getattr(seen, name, None))), None)
         if not isinstance(inner, BaseException) or inner is seen:
             return seen
         seen = inner

@@ -28,6 +28,7 @@ _NAMES = {
     "actor_restarted": "pawl.actor.restarted",
     "validator_lost": "pawl.validator.lost",
     "hung": "pawl.rank.hung",
+    "resized": "pawl.run.resized",
 }
 
 

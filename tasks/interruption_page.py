@@ -23,6 +23,7 @@ _WHAT = {
     "SIGTERM": "was told to end by its machine (SIGTERM)",
     "time limit": "came to its time limit",
     "preempted": "was preempted",
+    "resized": "saved, to go on with more workers",
     "crash": "crashed",
     "actor restarted": "lost its checkpoint actor, which was started again",
     "completed": "was complete",

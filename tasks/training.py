@@ -91,7 +91,7 @@ def _teller(
         tell_prefect(event, attempt.request.run, attempt.request.identity)
         if event.kind in ("committed", "verdict"):
             bar.show(event)
-        if event.kind in ("committed", "verdict", "actor_restarted"):
+        if event.kind in ("committed", "verdict", "actor_restarted", "resized"):
             publisher.publish_soon()
 
     return tell

@@ -15,6 +15,20 @@ class Scaling(Settings):
     """How many training workers, of what size, on which Ray cluster."""
 
     workers: int = Field(default=2, ge=1, le=10_000, description="Number of Ray Train workers.")
+    max_workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description=(
+            "As many workers as there is room for train, from 'workers' up to so many; when nodes join or leave, training "
+            "goes on with another number. Needs on_changed_workers = 'reshard'. Empty: always 'workers'."
+        ),
+    )
+    grow_after_seconds: float = Field(
+        default=60,
+        ge=0,
+        description="Of a range of workers: room for more must have been there so long before training saves and uses it.",
+    )
     cpus_per_worker: float = Field(default=1, gt=0, description="CPUs that each worker asks for.")
     gpus_per_worker: float = Field(default=0, ge=0, description="GPUs that each worker asks for.")
     ray_address: str | None = Field(
@@ -61,6 +75,31 @@ class Scaling(Settings):
         """The job server that this training runs on; None: the driver is the flow's own process."""
         address = self.ray_address or ""
         return address.rstrip("/") if address.startswith(("http://", "https://")) else None
+
+    @property
+    def resources_per_worker(self) -> dict[str, float]:
+        """By Ray's names."""
+        gpus = {"GPU": self.gpus_per_worker} if self.gpus_per_worker else {}
+        return {"CPU": self.cpus_per_worker, **gpus}
+
+    def fixed_at(self, workers: int) -> Scaling:
+        """The same with one number of workers instead of a range."""
+        return self.model_copy(update={"workers": workers, "max_workers": None})
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Scaling:
+        if self.max_workers is None:
+            return self
+        if self.max_workers < self.workers:
+            raise ValueError(
+                f"The most workers ({self.max_workers}) must not be fewer than the least ({self.workers})"
+            )
+        if self.on_changed_workers != "reshard":
+            raise ValueError(
+                "A range of workers changes their number while the run trains: allow it with on_changed_workers = "
+                "'reshard' (--on-changed-workers reshard), which brings new random streams"
+            )
+        return self
 
     @model_validator(mode="after")
     def _is_an_address_that_may_be_shown(self) -> Scaling:

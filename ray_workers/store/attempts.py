@@ -43,6 +43,7 @@ __all__ = [
     "run_names",
     "start_attempt",
     "start_incarnation",
+    "start_successor",
     "this_process",
 ]
 
@@ -152,6 +153,33 @@ def start_incarnation(log: RunLog, fence: int, incarnation: int) -> int:
     if record is None:
         raise InternalError("AttemptStarted was not appended")
     return record.slot
+
+
+def start_successor(log: RunLog, ended: int) -> tuple[int, int]:
+    """The next writer of the attempt whose fence `ended` its own driver has closed: its fence, and its incarnation.
+
+    Called by that driver alone, which is the one place that hands out incarnations.
+
+    Raises:
+        FenceLostError: somebody else has started since.
+    """
+
+    def decide(state: RunState) -> AttemptStarted:
+        mine = state.attempts.get(ended)
+        if mine is None or max(state.attempts) != ended:
+            check_fence(state, ended)
+            raise InternalError(f"Fence {ended} is still open")
+        return AttemptStarted(
+            flow_run_id=mine.flow_run_id,
+            run_count=mine.run_count,
+            incarnation=mine.incarnation + 1,
+        )
+
+    log.refresh()
+    record = log.append(decide)
+    if record is None:
+        raise InternalError("AttemptStarted was not appended")
+    return record.slot, log.state.attempts[record.slot].incarnation
 
 
 def adopt_attempt(log: RunLog, fence: int, *, flow_run_id: str, run_count: int) -> None:

@@ -115,7 +115,10 @@ class OutcomeUnknownError(StoreUnavailableError):
 
 
 class TrainingFailedError(RetryableError):
-    """Details: `rank`, `node` and `error` (the exception's type name) of the worker that failed, when known."""
+    """Details, when known: `rank`, `node` and `error` (the exception's type name) of the worker that failed.
+
+    `no_workers` is true when Ray could not start them, or took their node away.
+    """
 
     kind = "training_failed"
 
@@ -213,6 +216,8 @@ class StateMismatchError(RefusedError):
 
 
 class InvalidInputError(RefusedError):
+    """Details: `unfit_workers`, the number of workers, when it is that which is wrong."""
+
     kind = "invalid_input"
 
 

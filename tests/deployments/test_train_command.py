@@ -63,7 +63,8 @@ def test_the_defaults(flow):
 
 def test_every_option_reaches_the_flow(flow):
     given = (
-        "--run r --storage /s --workers 3 --cpus-per-worker 0.5 --gpus-per-worker 1 --ray-address auto --every-steps 5 "
+        "--run r --storage /s --workers 3 --cpus-per-worker 0.5 --gpus-per-worker 1 --ray-address auto "
+        "--max-workers 5 --on-changed-workers reshard --every-steps 5 "
         "--every-epochs 2 --every-seconds 0.5 --interval fixed --grace 60 --time-limit 3600 --keep-last 4 --keep-every-steps 100 --keep-best 2 --metric accuracy "
         "--required verified --resume other@3 --takeover --code-dir /code --retries 0"
     )
@@ -71,7 +72,10 @@ def test_every_option_reaches_the_flow(flow):
     (got,) = flow
     assert got == {
         "entrypoint": LOOP, "config": {}, "run": "r", "storage": "/s",
-        "scaling": Scaling(workers=3, cpus_per_worker=0.5, gpus_per_worker=1, ray_address="auto"),
+        "scaling": Scaling(
+            workers=3, max_workers=5, cpus_per_worker=0.5, gpus_per_worker=1, ray_address="auto",
+            on_changed_workers="reshard",
+        ),
         "saving": Saving(
             every_steps=5, every_epochs=2, every_seconds=0.5, interval="fixed", grace_seconds=60, time_limit_seconds=3600
         ),
@@ -95,6 +99,14 @@ def test_hyperparameters_are_json_or_text_and_override_the_file(flow, tmp_path):
     [
         (["--workers", "0"], "value 0 for workers"),
         (["--workers", "-2"], "value -2 for workers"),
+        (
+            ["--max-workers", "4"],
+            "Error: A range of workers changes their number while the run trains: allow it with",
+        ),
+        (
+            ["--max-workers", "1", "--on-changed-workers", "reshard"],
+            "The most workers (1) must not be fewer",
+        ),
         (["--cpus-per-worker", "0"], "cpus_per_worker"),
         (["--every-steps", "0"], "value 0 for every_steps"),
         (["--every-epochs", "0"], "value 0 for every_epochs"),

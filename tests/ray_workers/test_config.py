@@ -63,6 +63,9 @@ def test_numbers_that_json_does_not_have_are_refused():
 BAD: list[tuple[Any, dict[str, Any]]] = [
     (Scaling, {"workers": 0}),
     (Scaling, {"workers": -1}),
+    (Scaling, {"max_workers": 4}),
+    (Scaling, {"workers": 3, "max_workers": 2, "on_changed_workers": "reshard"}),
+    (Scaling, {"max_workers": 4, "on_changed_workers": "reshard", "grow_after_seconds": -1}),
     (Scaling, {"cpus_per_worker": 0}),
     (Scaling, {"gpus_per_worker": -1}),
     (Scaling, {"workerz": 2}),
@@ -96,6 +99,14 @@ def test_every_field_is_described_for_the_run_form(model):
     assert model.__doc__
     with pytest.raises(ValidationError):
         setattr(model(), next(iter(model.model_fields)), None)  # frozen
+
+
+def test_a_range_of_workers_is_fixed_at_one_number_for_each_group():
+    scaling = Scaling(workers=2, max_workers=4, on_changed_workers="reshard", gpus_per_worker=0.5)
+    assert scaling.fixed_at(3) == Scaling(
+        workers=3, on_changed_workers="reshard", gpus_per_worker=0.5
+    )
+    assert scaling.resources_per_worker == {"CPU": 1, "GPU": 0.5}
 
 
 def test_retention_keeps_everything_unless_told():

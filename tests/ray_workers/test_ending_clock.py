@@ -36,3 +36,18 @@ def test_an_end_that_nobody_asked_for_is_not_told() -> None:
     with clock.after("Ray"):
         pass
     assert clock.event() is None
+
+
+def test_an_end_after_which_training_went_on_is_no_part_of_the_last_one() -> None:
+    now = Clock()
+    clock = EndingClock(now)
+    clock.begin("resize")
+    clock.mark("workers")
+    clock.forget()
+    assert clock.event() is None
+    clock.begin("Ctrl-C")
+    now.now += 2
+    clock.mark("Ray")
+    event = clock.event()
+    assert event is not None
+    assert event.details == {"cause": "Ctrl-C", "seconds": {"Ray": 2.0}}

@@ -77,6 +77,7 @@ def test_a_crash_leaves_no_end_and_what_is_not_known_is_left_out():
         ("interrupted", "time limit: Run 'r' was interrupted at step 3", "time limit"),
         ("interrupted", "node draining: Run 'r' was interrupted", "preempted"),
         ("interrupted", "node draining (node h, rank 1): Run 'r' was interrupted", "preempted"),
+        ("interrupted", "resize (2 to 3 workers): Run 'r' was interrupted", "resized"),
         ("interrupted", "cancelled: the Ray job was stopped", "cancelled"),
         ("interrupted", "preempted: node-3 goes in 30 s", "preempted"),
         ("lost", None, "crash"),

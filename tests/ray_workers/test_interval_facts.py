@@ -61,6 +61,15 @@ def test_an_actor_that_was_started_again_is_no_failure_of_training() -> None:
     assert found.causes == {"none": 2}
 
 
+def test_workers_that_were_lost_are_a_failure_even_if_others_went_on_in_the_same_attempt() -> None:
+    found = history(
+        attempt(1, 0, 2, "failed", FAILED.format("ActorDiedError: gone"), run_count=1),
+        attempt(5, 2, 4, "interrupted", "resize (2 to 3 workers): …", run_count=1, incarnation=1),
+        attempt(9, 4, 9, "completed", run_count=1, incarnation=2),
+    )
+    assert found.causes == {"infrastructure": 1, "asked": 1, "none": 1}
+
+
 def test_a_made_up_run_gives_costs_and_an_account(tmp_path: Path) -> None:
     run = MadeUpRun(store=folder_store(tmp_path))
     run.start()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from ray_workers.worker_errors import causes_of, culprit, last_line
 
@@ -37,6 +39,8 @@ def test_the_wrappers_come_off():
     group = Exception("group")
     group.worker_failures = {1: wrapped, 0: GROUP}  # type: ignore[attr-defined]
     assert list(causes_of(group).items()) == [(0, GROUP), (1, OWN)]
+    unseen = WorkerHealthCheckFailedError("A worker health check failed.", GONE)
+    assert causes_of(WorkerGroupError("lost", {2: unseen})) == {2: GONE}
     assert causes_of(Exception("none")) == {}
     assert last_line(RuntimeError("Traceback\n  x\nValueError: y\n\n")) == "ValueError: y"
     assert last_line(RuntimeError()) == "RuntimeError"

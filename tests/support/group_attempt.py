@@ -17,6 +17,7 @@ from ray_workers import session
 from ray_workers.checkpoint_manager import CheckpointManager
 from ray_workers.context import TrainingContext, set_context
 from ray_workers.messages import (
+    RESIZE,
     ResumePoint,
     ShardReport,
     StagedShard,
@@ -59,6 +60,8 @@ class GroupAttempt:
     stop_after: int | None = None
     """Every rank dies after so many steps of this attempt."""
     on_changed_workers: str = "refuse"
+    resized_after: int | None = None
+    """After so many steps of this attempt the driver asks for its end, to go on with another number of workers."""
 
 
 def train_in_group(attempt: GroupAttempt) -> tuple[list[float], str | None]:
@@ -104,11 +107,13 @@ def _train(
     identity = AttemptIdentity(
         run=attempt.run, run_id=run_id, fence=fence, parent=_parent(point), config=attempt.config, by=this_process(),
     )  # fmt: skip
+    losses: list[float] = []
     pipeline = _GroupPipeline(
         CheckpointManager(store, identity, failure_budget=0),
         Uploader(store, attempt.run, tries=1),
         staging,
         fence,
+        lambda: attempt.resized_after is not None and len(losses) >= attempt.resized_after,
     )
     set_context(
         TrainingContext(
@@ -118,7 +123,6 @@ def _train(
         )
     )  # fmt: skip
     module = importlib.import_module(attempt.loop)
-    losses: list[float] = []
     try:
         step = _watched(module.step, losses, attempt.stop_after)
         with (
@@ -153,10 +157,16 @@ class _GroupPipeline:
     """Every rank stores its shard, rank 0 commits, all are told; on the saver's thread, so with a group of its own."""
 
     def __init__(
-        self, manager: CheckpointManager, uploader: Uploader, staging: StagingFolder, fence: int
+        self,
+        manager: CheckpointManager,
+        uploader: Uploader,
+        staging: StagingFolder,
+        fence: int,
+        resized: Callable[[], bool],
     ) -> None:
         self._manager, self._uploader = manager, uploader
         self._staging, self._fence = staging, fence
+        self._resized = resized
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
 
     def allocate(self, rank: int, *, count: int, size: int) -> list[str]:
@@ -179,6 +189,8 @@ class _GroupPipeline:
 
     def stop_request(self) -> StopRequest | None:
         reason = self._manager.stop_reason
+        if reason is None and self._resized():
+            return StopRequest(reason="interrupted", cause=RESIZE, grace_s=60)
         return None if reason is None else StopRequest(reason=reason)
 
     def close(self) -> None:
