@@ -50,7 +50,9 @@ def test_without_one_cell_nothing_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     for cell in CELLS[:-1]:
         add(path, row(cell.key))
-    with pytest.raises(ValueError, match=rf"1 of {len(CELLS)} cells are missing, as {CELLS[-1].key}"):
+    with pytest.raises(
+        ValueError, match=rf"1 of {len(CELLS)} cells are missing, as {CELLS[-1].key}"
+    ):
         read(path)
 
 
