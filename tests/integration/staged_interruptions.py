@@ -169,11 +169,12 @@ class StagedInterruption(Training):
     def wait_for_the_end(self) -> float:
         """Return when it is over, with the time, having seen that it ended as promised."""
         asked = self.cell.asked
+        if isinstance(self._started, _ByWorker):
+            return self._wait_until_cancelled(self._started)
         if asked.exit_code is None:
             wait_until(lambda: asked.state in self._states(), what=asked.state)
             ended = time.monotonic()
-            if isinstance(self._started, PawlProcess):
-                self._started.kill_everything()  # before its next try, for which there is no node
+            self._process.kill_everything()  # before its next try, for which there is no node
             return ended
         code, ended = self._process.wait(), time.monotonic()
         assert code == asked.exit_code, self.said()
@@ -205,6 +206,13 @@ class StagedInterruption(Training):
     def _process(self) -> PawlProcess:
         assert isinstance(self._started, PawlProcess)
         return self._started
+
+    def _wait_until_cancelled(self, started: _ByWorker) -> float:
+        """When nothing was left that it had started. The state comes later: Prefect runs the flow's hook before it tells it."""
+        wait_until(lambda: not started.family.members(), what="the end of the flow's processes")
+        ended = time.monotonic()
+        wait_until(lambda: self.cell.asked.state in self._states(), what=self.cell.asked.state)
+        return ended
 
     def _command(self, *extra: str) -> PawlProcess:
         fixed = ("--every-steps", str(EVERY), "--every-epochs", "1000", "--interval", "fixed")
