@@ -50,6 +50,8 @@ ASKED = 7
 """Steps done when it stands at its second gate, and the request comes: one more is interrupted."""
 LIMIT_S = 120.0
 """From the start of the process: enough to reach the second gate, and not much to wait for there."""
+LIMIT_AT_MOST = 4.0
+"""So many times that on a slow machine: how slow it is at one moment says little of the next minutes."""
 LIMITED_STEP_S = 3.0
 """A step takes so long under a time limit, of which the grace is two steps and some saves."""
 DRAIN_S = 60
@@ -107,7 +109,7 @@ class StagedInterruption(Training):
         address = () if self.head is None else ("--ray-address", self.head.address)
         if self.cell.asked.key == "time_limit":
             self.step_delay = LIMITED_STEP_S
-            end = ("--time-limit", str(LIMIT_S * self.busy))
+            end = ("--time-limit", str(LIMIT_S * min(self.busy, LIMIT_AT_MOST)))
         else:
             end = ("--grace", str(self._grace_s()))
         self._started = self._command(*address, *end)
