@@ -128,6 +128,12 @@ ways-back: setup setup-s3 ## Make every failure, come back, and write what it co
 	$(BIN)/pytest tests/integration/test_ways_back_measured.py tests/integration/test_several_nodes.py -m 'slow'
 	$(BIN)/python -m tests.support.ways_back_table build/ways-back.jsonl docs/reliability.md
 
+.PHONY: interruptions
+interruptions: setup setup-s3 ## Interrupt at every stage of a save, here and on a separate cluster; writes its table into docs/reliability.md
+	rm -f build/interruptions.jsonl
+	$(BIN)/pytest tests/integration/test_interruption_stages.py -m 'slow'
+	$(BIN)/python -m tests.support.interruption_table build/interruptions.jsonl docs/reliability.md
+
 .PHONY: drills
 drills: setup setup-s3 ## Restore versions from Ceph on fresh workers, and write what that took into docs/reliability.md
 	rm -f build/drills.jsonl

@@ -48,6 +48,8 @@ class Incarnations:
         self.attempt = attempt
         """With the fence that commits now; a restarted actor has another than the attempt began with."""
         self.actor: Any = None
+        self._asked: Any = None
+        """What `drain` asked and has no answer to. Asked once: what an answer tells that nobody takes is never told again."""
         self.stop: str | None = None
         """Why the attempt must end, as far as the actor or the log tell: a reason of `messages.StopRequest`."""
 
@@ -57,15 +59,25 @@ class Incarnations:
         ).remote(self._target, self.attempt, self._failure_budget)
 
     def drain(self, timeout_s: float, *, replace_dead: bool) -> Sequence[PawlEvent]:
-        """What happened at the actor since the last call; nothing from one that is busy, dead or replaced just now."""
+        """What happened at the actor since the last call; nothing from one that is busy, dead or replaced just now.
+
+        An answer that is late comes with a later call.
+        """
+        if self._asked is None:
+            self._asked = self.actor.drain_events.remote()
         try:
-            events, stop = ray.get(self.actor.drain_events.remote(), timeout=timeout_s)
-        except (GetTimeoutError, ActorUnavailableError):
+            events, stop = ray.get(self._asked, timeout=timeout_s)
+        except GetTimeoutError:
+            return ()
+        except ActorUnavailableError:
+            self._asked = None
             return ()
         except RayActorError as error:
+            self._asked = None
             if replace_dead and self.stop is None:
                 self._replace(error)
             return ()
+        self._asked = None
         self.stop = self.stop or stop
         told: Sequence[PawlEvent] = events
         return told

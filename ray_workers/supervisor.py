@@ -36,6 +36,8 @@ from ray_workers.version_assembly import AttemptIdentity
 __all__ = ["Supervision", "Supervisor"]
 
 _POLL_S = 0.5
+_ANSWER_S = 1.0
+"""So long a look around waits for the checkpoint actor: what asks for the end must be noticed while that stands still."""
 _CALL_TIMEOUT_S = 30.0
 _INTERRUPTED_TIMEOUT_S = 2.0
 """The same for an attempt that must end within a grace period."""
@@ -145,7 +147,7 @@ class Supervisor:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(self._patience_s)
-        self._drain()
+        self._drain(self._patience_s)
         self._log_lines.finish(self._agents.by_node, self._patience_s)
         # What failed will be tried again, and comes back from this memory; what was ended by a person will not.
         failed = kind is not None and issubclass(kind, Exception) and self.interruption is None
@@ -185,7 +187,7 @@ class Supervisor:
                 self._tell("supervisor", text)
 
     def _look_around(self) -> None:
-        self._drain()
+        self._drain(_ANSWER_S)
         self._watch_agents()
         self._watch_for_interruptions()
         self._watch_for_hung_ranks()
@@ -193,8 +195,8 @@ class Supervisor:
         self._coordinating.check_fence()
         self._validation.drive()
 
-    def _drain(self) -> None:
-        events = self._coordinating.drain(self._patience_s, replace_dead=not self._done.is_set())
+    def _drain(self, patience_s: float) -> None:
+        events = self._coordinating.drain(patience_s, replace_dead=not self._done.is_set())
         for event in events:
             self._task.on_event(event)
             if event.kind == "committed":

@@ -91,7 +91,9 @@ def prefect_worker(
     path = tmp_path_factory.mktemp("worker") / "worker.log"
     log = path.open("wb")
     process = subprocess.Popen(
-        [PREFECT, "worker", "start", "--pool", POOL], env={**os.environ, **prefect_server.env, "PREFECT_WORKER_QUERY_SECONDS": "2"},
+        [PREFECT, "worker", "start", "--pool", POOL],
+        # unbuffered: a test reads what a flow run has said as soon as it has
+        env={**os.environ, **prefect_server.env, "PREFECT_WORKER_QUERY_SECONDS": "2", "PYTHONUNBUFFERED": "1"},
         stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:

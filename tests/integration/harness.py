@@ -104,8 +104,8 @@ class PawlProcess:
     command: list[str] = field(default_factory=list)
 
     def actors(self, kind: str) -> list[psutil.Process]:
-        """Processes of this training whose title says that they are `kind` (Ray names its workers so)."""
-        return [p for p in self.family.members() if _title(p).startswith(f"ray::{kind}")]
+        """Processes of this training whose title says that they are `kind`."""
+        return actors_of(self.family, kind)
 
     def actor(self, kind: str) -> psutil.Process:
         """One process of `kind`, as soon as there is one."""
@@ -135,6 +135,11 @@ class PawlProcess:
     @property
     def output(self) -> str:
         return self.log.read_text(errors="replace")
+
+
+def actors_of(family: Family, kind: str) -> list[psutil.Process]:
+    """Processes whose title says that they are `kind`; Ray names its workers so."""
+    return [p for p in family.members() if _title(p).startswith(f"ray::{kind}")]
 
 
 def _title(process: psutil.Process) -> str:

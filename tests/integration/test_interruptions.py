@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from ray_workers.store.versions import load_manifest
 from tests.integration.conftest import PrefectServer
 from tests.integration.harness import PawlProcess, new_family, wait_until
 from tests.integration.test_ways_back import run_deployment
@@ -44,12 +43,6 @@ class Interrupted(Training):
 
     def resume(self) -> PawlProcess:
         return self.begin(step_delay=0.0)
-
-    def interrupted_by(self) -> list[str | None]:
-        """Of each version, oldest first: what asked for the end when it was saved."""
-        store, state = self.stored.target.open().store, self.stored.state
-        manifests = [load_manifest(store, self.stored.run, v) for v in state.versions.values()]
-        return [manifest.environment.get("interrupted") for manifest in manifests]
 
 
 def phases(process: PawlProcess) -> dict[str, float]:

@@ -240,15 +240,16 @@ def wait_for_state(training: Training, flow_run_id: str, name: str) -> None:
     wait_until(lambda: read_flow_run(training.server, flow_run_id).state_name == name, what=name)
 
 
-def run_deployment(training: Training, gates: Gates, family: Family) -> str:
-    """Deploy the flow by its module path to the worker's pool and start it; the flow run's id."""
+def run_deployment(training: Training, gates: Gates, family: Family, **more: object) -> str:
+    """Deploy the flow by its module path to the worker's pool and start it, with `more` parameters; the flow run's id."""
     parameters = {
         "entrypoint": ENTRYPOINT,
         "run": training.stored.run,
-        "storage": str(training.project / "store"),
+        "storage": training.stored.target.url,
         "code_dir": str(training.project),
         "config": training.config(gates),
         "saving": {"every_steps": INTERVAL},
+        **more,
     }
 
     async def deploy() -> str:
@@ -258,7 +259,7 @@ def run_deployment(training: Training, gates: Gates, family: Family) -> str:
                 flow_id=flow_id, name=f"ways-back-{time.time_ns()}", work_pool_name=POOL, entrypoint="flows.train.train",
                 path=str(training.project), parameters=parameters, enforce_parameter_schema=False,
                 pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(training.project)}}],
-                job_variables={"env": family.environment},
+                job_variables={"env": {**training.environment, **family.environment}},
             )  # fmt: skip
             return str((await client.create_flow_run_from_deployment(deployment_id)).id)
 

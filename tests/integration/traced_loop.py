@@ -54,6 +54,9 @@ def train_loop(config):
         folder = Path(gates["folder"])
         (folder / f"{done}.{rank}.waits").touch()
         while not (folder / f"{done}.open").exists():
+            # as at a meeting of the ranks: the first of them asks whether to go on
+            if rank == "0" and _sessions[-1]._context.pipeline.stop_request() is not None:
+                (folder / f"{done}.asked").touch()
             time.sleep(0.02)
 
     def step(*parts):
@@ -112,6 +115,11 @@ class Gates:
         wait_until(
             lambda: all(path.exists() for path in waits), PATIENCE_S, f"workers at gate {step}"
         )
+
+    def asked_to_end(self, step: int) -> None:
+        """Return when the ranks that stand at this gate have heard that they must end at their next step."""
+        told = self.folder / f"{step}.asked"
+        wait_until(told.exists, PATIENCE_S, f"the request to end at gate {step}")
 
     def open(self, *steps: int) -> None:
         """Let training pass."""

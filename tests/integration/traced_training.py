@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from ray_workers.store.opening import StorageTarget
+from ray_workers.store.versions import load_manifest
 from tests.integration.conftest import PrefectServer
 from tests.integration.harness import QUICK, PawlProcess, StoredRun, start_pawl, train_arguments
 from tests.integration.traced_loop import ENTRYPOINT, Gates
@@ -57,6 +58,12 @@ class Training:
 
     def steps_redone(self) -> int:
         return self.steps_done() - self.stored.state.newest_first()[0].step
+
+    def interrupted_by(self) -> list[str | None]:
+        """Of each version, oldest first: what asked for the end when it was saved."""
+        store, state = self.stored.target.open().store, self.stored.state
+        manifests = [load_manifest(store, self.stored.run, v) for v in state.versions.values()]
+        return [manifest.environment.get("interrupted") for manifest in manifests]
 
     def outcomes(self) -> list[str | None]:
         return [a.outcome for a in self.stored.state.attempts.values()]
