@@ -60,7 +60,14 @@ def is_effective(state: RunState, record: Record) -> bool:
     if record.kind == RunCreated.kind:
         # A damaged slot may have held the RunDeleted that allowed it.
         return (state.deleted or bool(state.damaged)) and _continues(state, record)
-    return record.run_id == state.run_id and _continues(state, record)
+    if record.run_id != state.run_id:
+        return _begins_unseen(state, record)
+    return _continues(state, record)
+
+
+def _begins_unseen(state: RunState, record: Record) -> bool:
+    """Whether the damage right above a deleted run must have held the RunCreated of the run that this record is of."""
+    return state.deleted and state.damage_above_head and record.kind != Filler.kind
 
 
 def is_contradiction(state: RunState, record: Record) -> bool:
@@ -91,8 +98,8 @@ def apply_record(state: RunState, record: Record) -> None:
     state.slot += 1
     if not effective:
         return
-    if state.run_id is None:
-        state.run_id = record.run_id
+    if record.run_id != state.run_id:
+        _begin(state, record.run_id)
     state.head, state.head_slot = record.digest, record.slot
     if record.body is None:
         state.unknown += (record.kind,)
@@ -101,8 +108,14 @@ def apply_record(state: RunState, record: Record) -> None:
 
 
 def _run_created(state: RunState, record: Record, body: RunCreated) -> None:
+    _begin(state, record.run_id)
+    state.origin, state.created_at = body.origin, record.at
+
+
+def _begin(state: RunState, run_id: str) -> None:
+    """A run, or another one; of one whose RunCreated is lost no more is known than its id."""
     # Numbers and fences go on over a deleted run of the same name: they are slots of the same log.
-    state.run_id, state.origin, state.created_at = record.run_id, body.origin, record.at
+    state.run_id, state.origin, state.created_at = run_id, None, None
     state.deleted, state.open_fence = False, None
     state.attempts, state.versions, state.tags, state.pins = {}, {}, {}, {}
 

@@ -27,7 +27,7 @@ __all__ = [
     "rung_at_least",
 ]
 
-FOLD_VERSION = 4
+FOLD_VERSION = 5
 """Raised whenever the meaning of any record or of this state changes; a cache of another value is ignored."""
 
 RUNGS = ("committed", "verified", "sound", "restorable")

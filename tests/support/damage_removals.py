@@ -89,6 +89,10 @@ def only_deleted_runs_begin_again(patch: MonkeyPatch) -> None:
     patch.setattr(fold, "is_effective", strict)
 
 
+def a_lost_creation_is_never_guessed(patch: MonkeyPatch) -> None:
+    patch.setattr(fold, "_begins_unseen", lambda *_: False)
+
+
 def only_right_above_damage(patch: MonkeyPatch) -> None:
     patch.setattr(
         RunState, "damage_above_head", property(lambda state: state.slot in state.damaged)

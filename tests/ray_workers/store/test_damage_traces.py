@@ -194,6 +194,22 @@ def a_foreign_record_stands_above_the_damage() -> None:
 # --- caches ----------------------------------------------------------------------------------------------------
 
 
+def the_creation_of_a_run_under_a_used_name_is_damaged() -> None:
+    store, w1 = new_run()
+    commit(w1, step=1)
+    append(w1, RunDeleted())
+    again = open_log(store)
+    append(again, RunCreated(run_id="b" * 32))
+    start(again, flow="other")
+    kept = commit(again, step=2)
+    damage(store, 5)
+    late = folded(store)
+    assert (late.run_id, late.deleted, list(late.versions)) == ("b" * 32, False, [kept.number])
+    assert late.open_fence == 6
+    commit(open_log(store), step=3)
+    assert len(folded(store).versions) == 2
+
+
 def an_older_program_caches_past_a_kind_that_it_does_not_know() -> None:
     store, w1 = new_run()
     append(w1, AttemptEnded(fence=2, outcome="crashed"))
@@ -267,6 +283,10 @@ TRACES = [
         (a_straggler_comes_after_somebody_built_above_the_hole, removed.no_filler),
         (a_straggler_lands_in_a_hole, removed.contradictions_ignored),
         (the_end_of_a_run_is_damaged_and_the_next_was_begun, removed.only_deleted_runs_begin_again),
+        (
+            the_creation_of_a_run_under_a_used_name_is_damaged,
+            removed.a_lost_creation_is_never_guessed,
+        ),
         (a_foreign_record_stands_above_the_damage, removed.only_right_above_damage),
         (the_end_of_the_log_disappears, removed.no_look_beyond_the_end),
         (an_older_program_caches_past_a_kind_that_it_does_not_know, removed.any_fold_version),

@@ -92,6 +92,7 @@ class OracleRun:
         self.unrepaired: set[int] = set()
         self.deleted = False
         self.exists = False
+        self.run_id = ""
         self.origin: Mapping[str, Any] | None = None
         self.highest = 0
         self.commits: set[str] = set()
@@ -106,6 +107,9 @@ class OracleRun:
                 self._lost()
                 continue
             self.write_ids.add(record["write_id"])
+            if record["run_id"] != self.run_id and record["kind"] != "RunCreated":
+                self._begun_unseen()
+            self.run_id = record["run_id"]
             getattr(self, f"_{record['kind']}")(record["body"])
 
     def candidates(self) -> list[OracleVersion]:
@@ -142,7 +146,18 @@ class OracleRun:
     def _RunCreated(self, body: Mapping[str, Any]) -> None:  # noqa: N802 - the kind's own name
         if self.exists and not self.damaged:
             raise BrokenError(Invariant.NAMES, f"slot {self.slot} creates a run that exists")
-        self.exists, self.deleted, self.origin = True, False, body["origin"]
+        self._begin(body["origin"])
+
+    def _begun_unseen(self) -> None:
+        """What created the run that the next record is of cannot be read any more; nothing of an older one counts for it."""
+        if self.run_id and not (self.deleted and self.slot - 1 in self.damaged):
+            raise BrokenError(
+                Invariant.SAME_FOLD, f"slot {self.slot} is of a run that nothing created"
+            )
+        self._begin(None)
+
+    def _begin(self, origin: Mapping[str, Any] | None) -> None:
+        self.exists, self.deleted, self.origin = True, False, origin
         self.versions, self.tags, self.pins, self.attempts = {}, {}, {}, {}
         self.holders = set()
 

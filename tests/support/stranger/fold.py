@@ -123,7 +123,7 @@ def is_witness(data: bytes, state: State, slot: int, head: str) -> bool:
     try:
         cache = json.loads(data)
         named = (cache["fold_version"], cache["slot"], cache["head"], cache["state"]["run_id"])
-        return seal_holds(cache) and named == (4, slot, head, state.run_id)
+        return seal_holds(cache) and named == (5, slot, head, state.run_id)
     except (ValueError, KeyError, TypeError):
         return False
 
@@ -154,8 +154,9 @@ def fold_slot(objects: Objects, state: State, found: Any) -> None:
     state.slot += 1
     if not counts:
         return
-    state.head, state.run_id = found["digest"], state.run_id or found["run_id"]
-    state.head_slot = found["slot"]
+    if found["run_id"] != state.run_id:
+        begin(state, found["run_id"], None)
+    state.head, state.head_slot = found["digest"], found["slot"]
     if found["v"] != 1 or found["kind"] not in KINDS:
         state.unknown.append(found["kind"])
     else:
@@ -184,7 +185,9 @@ def is_effective(state: State, record: dict[str, Any]) -> bool:
         return damage_above
     if created:
         return continues and (state.deleted or bool(state.damaged))
-    return bool(record["run_id"] == state.run_id and continues)
+    if record["run_id"] != state.run_id:
+        return state.deleted and damage_above and record["kind"] != "Filler"
+    return bool(continues)
 
 
 def apply(state: State, record: dict[str, Any], body: dict[str, Any]) -> None:
@@ -207,12 +210,18 @@ def apply(state: State, record: dict[str, Any], body: dict[str, Any]) -> None:
 
 
 def apply_run(state: State, record: dict[str, Any], body: dict[str, Any]) -> None:
-    state.deleted, state.open_fence = record["kind"] == "RunDeleted", None
-    if state.deleted:
-        for version in state.versions.values():
-            version.status = "condemned" if version.kept else version.status
+    if record["kind"] == "RunCreated":
+        begin(state, record["run_id"], body["origin"])
         return
-    state.run_id, state.origin = record["run_id"], body["origin"]
+    state.deleted, state.open_fence = True, None
+    for version in state.versions.values():
+        version.status = "condemned" if version.kept else version.status
+
+
+def begin(state: State, run_id: str, origin: Any) -> None:
+    """What RunCreated does; also rule 5, where it is lost."""
+    state.deleted, state.open_fence = False, None
+    state.run_id, state.origin = run_id, origin
     state.attempts, state.versions, state.tags, state.pins = {}, {}, {}, {}
 
 
