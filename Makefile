@@ -119,8 +119,8 @@ test-browser: setup setup-browser ## Click through both of Prefect's UIs with a 
 	$(BIN)/pytest tests/browser -m 'prefect'
 
 .PHONY: screenshots
-screenshots: setup setup-browser ## Make the pictures in docs/screenshots anew, of a run that was killed and damaged
-	PAWL_SCREENSHOTS=docs/screenshots $(BIN)/pytest tests/browser/test_lineage_page.py -m 'prefect'
+screenshots: setup setup-browser ## Click as test-browser does, and make the pictures in docs/screenshots anew
+	PAWL_SCREENSHOTS=docs/screenshots $(BIN)/pytest tests/browser -m 'prefect'
 
 .PHONY: ways-back
 ways-back: setup setup-s3 ## Make every failure, come back, and write what it cost into docs/reliability.md

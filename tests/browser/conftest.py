@@ -16,6 +16,8 @@ import pytest
 from deployments.stack import LocalStack
 from tests.browser.pictures import PATIENCE_MS, Camera
 from tests.browser.playground import Playground
+from tests.browser.prefect_ui import UIS, PrefectUi
+from tests.browser.story import Story, play
 
 _PLAYWRIGHT = Path(__file__).parents[2] / ".browser"
 FAILED = pytest.StashKey[bool]()
@@ -91,3 +93,14 @@ def playground() -> Iterator[Playground]:
         stack.down()
     if not kept:
         shutil.rmtree(project)
+
+
+@pytest.fixture(params=UIS)
+def ui(page: Any, playground: Playground, request: pytest.FixtureRequest) -> PrefectUi:
+    """Each of the two UIs, in an empty tab."""
+    return PrefectUi(page=page, url=playground.stack.ui_url, name=request.param)
+
+
+@pytest.fixture(scope="session")
+def story(playground: Playground) -> Story:
+    return play(playground)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PATIENCE_MS", "PICTURES_DRAWN", "Camera"]
+__all__ = ["PATIENCE_MS", "PICTURES_DRAWN", "SIDEWAYS", "Camera"]
 
 PATIENCE_MS = 120_000
 _MAX_HEIGHT = 9000
@@ -19,6 +19,10 @@ PICTURES_DRAWN = """
 }
 """
 """Of the page's inline pictures each has a size, so the browser has decoded it."""
+SIDEWAYS = """
+() => [...document.querySelectorAll('li, p')].filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0).length
+"""
+"""How many lines of text run over what stands beside them."""
 _SCROLL_HEIGHT = """
 () => Math.max(...[...document.querySelectorAll('*')].map(e => e.scrollHeight))
 """

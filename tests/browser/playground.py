@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,14 @@ import psutil
 from deployments.stack import LocalStack, Part
 from ray_workers.store.opening import StorageTarget
 from ray_workers.store.versions import load_manifest
-from tests.integration.harness import StoredRun, wait_until
+from tests.integration.harness import PAWL, StoredRun, wait_until
 from tests.support.factories import flip_byte
 
 __all__ = ["PATIENCE_S", "Playground"]
 
 PATIENCE_S = 420
+_KILLED = "Check whether the flow run exceeded its memory"
+"""What Prefect's worker writes into a run's logs after it has reported that its process was killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +63,16 @@ class Playground:
         )
         return str(run["id"])
 
+    def flow_run(self, flow_run_id: str) -> Any:
+        return self.read(f"/flow_runs/{flow_run_id}")
+
     def state(self, flow_run_id: str) -> str:
-        return str(self.read(f"/flow_runs/{flow_run_id}")["state_name"])
+        return str(self.flow_run(flow_run_id)["state_name"])
+
+    def states(self, flow_run_id: str) -> list[Any]:
+        """All states of a flow run, oldest first."""
+        found = self.read(f"/flow_run_states/?flow_run_id={flow_run_id}")
+        return sorted(found, key=lambda state: str(state["timestamp"]))
 
     def wait_for(self, flow_run_id: str, *states: str) -> str:
         log = self.stack.folder / "worker.log"
@@ -70,6 +82,46 @@ class Playground:
                 PATIENCE_S,
                 f"{states} of flow run {flow_run_id}; worker's log: {log}",
             )
+        )
+
+    def set_up(self, *options: str) -> None:
+        """`pawl setup OPTIONS` against the server."""
+        subprocess.run(
+            [PAWL, "setup", *options], cwd=self.stack.project, check=True, stdin=subprocess.DEVNULL, timeout=300,
+            env={**os.environ, "PREFECT_API_URL": self.stack.api_url},
+        )  # fmt: skip
+
+    def flow_run_named(self, name: str) -> Any:
+        """The flow run of that name, as soon as there is one."""
+        return wait_until(
+            lambda: self.ask("/flow_runs/filter", flow_runs={"name": {"any_": [name]}}),
+            PATIENCE_S,
+            f"a flow run {name}",
+        )[0]
+
+    def artifact_of(self, flow_run_id: str, key: str) -> str:
+        """The id of a flow run's artifact, when the run has completed."""
+        self.wait_for(flow_run_id, "Completed")
+        found = self.ask(
+            "/artifacts/filter",
+            artifacts={"key": {"any_": [key]}, "flow_run_id": {"any_": [flow_run_id]}},
+        )
+        return str(found[0]["id"])
+
+    def wait_for_worker(self, flow_run_id: str, kills: int) -> None:
+        """Until Prefect's worker has noticed so many kills of a flow run.
+
+        The runner inside it calls the run Crashed at once. Later, on a crowded machine much later, the worker does so a
+        second time, without a look at whether that was another try.
+        """
+        wait_until(
+            lambda: self._noticed(flow_run_id) >= kills, PATIENCE_S, f"kill {kills} to be noticed"
+        )
+
+    def _noticed(self, flow_run_id: str) -> int:
+        logs = self.ask("/logs/filter", logs={"flow_run_id": {"any_": [flow_run_id]}}, limit=200, sort="TIMESTAMP_DESC")  # fmt: skip
+        return sum(
+            log["name"] == "prefect.flow_runs.worker" and _KILLED in log["message"] for log in logs
         )
 
     def kill_flows(self) -> None:

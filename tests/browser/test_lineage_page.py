@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from tests.browser.pictures import PATIENCE_MS, PICTURES_DRAWN, Camera
+from tests.browser.pictures import PATIENCE_MS, PICTURES_DRAWN, SIDEWAYS, Camera
 from tests.browser.playground import Playground
+from tests.browser.prefect_ui import SHOWS
+from tests.browser.story import RUN, Story
 
 pytestmark = [
     pytest.mark.ray,
@@ -17,39 +18,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1200),
 ]
-
-RUN = "digits"
-PARAMETERS = {
-    "run": RUN,
-    "config": {"epochs": 6, "batch_size": 64, "step_delay": 0.3},
-    "saving": {"every_steps": 10},
-}
-SIDEWAYS = """
-() => [...document.querySelectorAll('li, p')].filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0).length
-"""
-SHOWS = "text => document.body.innerText.includes(text)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
-    flow_run_id: str
-    artifact_id: str
-    damaged: int
-
-
-@pytest.fixture(scope="module")
-def story(playground: Playground) -> Story:
-    """Killed with all its processes after three versions, one byte of the newest flipped, brought back by Pawl."""
-    flow_run_id = playground.start("train", PARAMETERS)
-    playground.stored(RUN).wait_for_versions(3, 400)
-    playground.kill_flows()
-    damaged = playground.damage_newest(RUN)
-    playground.wait_for(flow_run_id, "Completed")
-    found = playground.ask(
-        "/artifacts/filter", artifacts={"key": {"any_": [f"lineage-{RUN}"]}}, sort="CREATED_DESC"
-    )
-    assert len(found) == 1
-    return Story(flow_run_id=flow_run_id, artifact_id=found[0]["id"], damaged=damaged)
 
 
 @pytest.mark.parametrize("ui", ["v1", "v2"])
