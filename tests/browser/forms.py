@@ -42,11 +42,11 @@ class Form:
         field.locator(_EDITOR).first.fill(text)
 
     def write_json(self, title: str, value: Mapping[str, Any]) -> None:
-        self.field(title).locator("textarea, [contenteditable=true]").first.fill(json.dumps(value))
-
-    def text(self, title: str) -> str:
-        """What stands in the field."""
-        return str(self.field(title).locator(_EDITOR).first.input_value())
+        """Replace what is in an editor of JSON. The newer UI's does not notice when a program selects its text."""
+        editor = self.field(title).locator("textarea, [contenteditable=true]").first
+        editor.click()
+        editor.press("Control+a")
+        editor.page.keyboard.insert_text(json.dumps(value))
 
     def flip(self, title: str) -> None:
         """Turn a switch over."""

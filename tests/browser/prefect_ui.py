@@ -78,7 +78,9 @@ class PrefectUi:
         self.page.get_by_text(state, exact=True).first.wait_for(timeout=timeout_ms)
 
     def open_artifact_of_run(self, key: str) -> None:
-        """From the flow run's page to one of its artifacts, by its Artifacts tab."""
+        """From the flow run's page to one of its artifacts, by its Artifacts tab; the newer UI lists its tries first."""
         tab = self.page.get_by_role("tab", name="Artifacts", exact=True)
         tab.or_(self.page.get_by_text("Artifacts", exact=True)).first.click()
         self.page.get_by_role("link").filter(has_text=key).first.click()
+        if self.name == "v2":
+            self.page.locator("a[href*='/artifacts/artifact/']").first.click()
