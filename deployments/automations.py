@@ -48,8 +48,12 @@ class ComeBack:
 
     max_runs: int = 5
     """Tries of one flow run in all, whatever ended them; in-process retries count too."""
-    backoff_seconds: tuple[int, ...] = (10, 60, 300)
-    """Wait before the second try, the third …; the last one holds for all later ones."""
+    backoff_seconds: tuple[int, ...] = (30, 60, 300)
+    """Wait before the second try, the third …; the last one holds for all later ones.
+
+    The first is no shorter by default, for Prefect's worker says *Crashed* a second time when it has noticed itself that a process is
+    gone, and ends the try that had begun meanwhile: up to 44 seconds after the first on a crowded machine.
+    """
     lost_after_seconds: int = 150
     """Silence after which a run is taken for dead; three heartbeats at least."""
     stuck_after_seconds: int = 900

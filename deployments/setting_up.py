@@ -191,7 +191,7 @@ def _seconds(text: str | None) -> list[int] | None:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise InvalidInputError(
-            f"--backoff {text!r} is not of the form 10,60,300: whole seconds with commas between."
+            f"--backoff {text!r} is not of the form 30,60,300: whole seconds with commas between."
         ) from None
 
 

@@ -35,7 +35,7 @@ _INCOMPLETE = 1
 )
 @click.option("--max-runs", type=int, help="Tries of one flow run in all, from 1 to 9 (default 5).")
 @click.option(
-    "--backoff", help="Seconds to wait before each new try, as in 10,60,300 (the default)."
+    "--backoff", help="Seconds to wait before each new try, as in 30,60,300 (the default)."
 )
 @click.option(
     "--lost-after", type=int, help="Seconds of silence after which a run is dead (default 150)."

@@ -30,7 +30,7 @@ def nobody_retries(playground: Playground) -> Iterator[None]:
     """Pawl's automations leave a crashed run alone for an hour, so that whoever brings it back is the button."""
     playground.set_up("--backoff", "3600")
     yield
-    playground.set_up("--backoff", "10,60,300")
+    playground.set_up("--backoff", "30,60,300")
 
 
 @pytest.mark.usefixtures("nobody_retries")

@@ -119,7 +119,7 @@ def test_bad_input_is_one_sentence(setup, monkeypatch):
         "There is no block 'slack-webhook/nobody'"
         in setup("--notify", "slack-webhook/nobody").output
     )
-    assert "is not of the form 10,60,300" in setup("--backoff", "soon").output
+    assert "is not of the form 30,60,300" in setup("--backoff", "soon").output
     assert "choose 1 to 9" in setup("--max-runs", "99").output
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         unreachable = CliRunner().invoke(pawl, ["setup"])
