@@ -52,8 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
     # Of several processes that share the tests, only the one that hears of all of them can tell what is missing.
     alone = not hasattr(config, "workerinput")
-    required = required_tiers() if alone else frozenset[str]()
-    config.pluginmanager.register(TierCheck(required, sorts=alone), "pawl-tiers")
+    config.pluginmanager.register(
+        TierCheck(required_tiers() if alone else frozenset()), "pawl-tiers"
+    )
     if journal := os.environ.get("PAWL_JOURNAL"):
         plugin = JournalPlugin(Path(journal).resolve(), config.rootpath, speaks=alone)
         config.pluginmanager.register(plugin, "pawl-journal")
@@ -61,7 +62,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)  # of what the markers left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A full matrix may take its time. Where several processes share the tests, those that start trainings are dealt out."""
+    """A full matrix may take its time. Where several processes share the tests, those that start trainings are dealt out.
+
+    They begin among the tests of their tier only: tiers are sorted afterwards, cheap ones first. Beginning with the trainings
+    was tried: DataLoader workers then die in a process that had connected to Ray.
+    """
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_SLOW_S))

@@ -25,7 +25,7 @@ def deal(tests: Sequence[T], hands: int, is_long: Callable[[T], bool]) -> list[T
     rest = [test for test in tests if not is_long(test)]
     dealt: list[T] = []
     for hand in range(hands):
-        first = long[hand * len(long) // hands : (hand + 1) * len(long) // hands]
+        first = long[hand::hands]
         end = (hand + 1) * len(tests) // hands
         others = max(0, end - len(dealt) - len(first)) if hand < hands - 1 else len(rest)
         dealt += first + rest[:others]

@@ -37,24 +37,17 @@ def required_tiers() -> frozenset[str]:
 
 
 class TierCheck:
-    """Runs cheap tiers first, counts outcomes by tier, and adds a failure for each tier that is not covered.
+    """Runs cheap tiers first, counts outcomes by tier, and adds a failure for each tier that is not covered."""
 
-    Args:
-        required: tiers that must run and pass.
-        sorts: False leaves the order of the tests to whoever deals them out to several processes.
-    """
-
-    def __init__(self, required: frozenset[str], *, sorts: bool = True) -> None:
+    def __init__(self, required: frozenset[str]) -> None:
         self._required = required
-        self._sorts = sorts
         self._passed: Counter[str] = Counter()
         self._skipped: Counter[str] = Counter()
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Order the tests, so that a slip in a pure function shows before any server is started."""
-        if self._sorts:
-            items.sort(key=lambda item: max(TIERS.index(tier) for tier in _tiers(item.keywords)))
+        items.sort(key=lambda item: max(TIERS.index(tier) for tier in _tiers(item.keywords)))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count a test as passed when its body passed, as skipped whenever it was skipped."""
