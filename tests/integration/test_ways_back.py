@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -219,7 +220,11 @@ def deployed(training: Training, held: Gates, prefect_worker: Path) -> Iterator[
 
 
 def test_killed_under_a_worker_the_flow_run_is_crashed_and_retry_resumes(
-    training: Training, held: Gates, deployed: tuple[str, Family], uninterrupted: list[str]
+    training: Training,
+    held: Gates,
+    deployed: tuple[str, Family],
+    uninterrupted: list[str],
+    prefect_worker: Path,
 ) -> None:
     flow_run_id, family = deployed
     hold(training, held)
@@ -227,6 +232,7 @@ def test_killed_under_a_worker_the_flow_run_is_crashed_and_retry_resumes(
     assert attempt.flow_run_id == flow_run_id
     family.kill()
     wait_for_state(training, flow_run_id, "Crashed")
+    wait_until(lambda: noticed_by_worker(training, flow_run_id), what="the worker's own report")
     held.open(HELD)
     training.server.cli("flow-run", "retry", flow_run_id)
     wait_for_state(training, flow_run_id, "Completed")
@@ -234,6 +240,20 @@ def test_killed_under_a_worker_the_flow_run_is_crashed_and_retry_resumes(
     attempts = training.stored.state.attempts.values()
     assert [(a.flow_run_id, a.run_count) for a in attempts] == [(flow_run_id, 1), (flow_run_id, 2)]
     assert training.steps_redone() == REDONE
+
+
+def noticed_by_worker(training: Training, flow_run_id: str) -> bool:
+    """Whether Prefect's worker has said so too: the runner calls a killed run Crashed, and the worker does once more when it
+    notices, which would end a try that had begun by then.
+    """
+    answer = httpx.post(
+        f"{training.server.api_url}/logs/filter",
+        json={"logs": {"flow_run_id": {"any_": [flow_run_id]}}, "limit": 200},
+        timeout=60,
+    )
+    answer.raise_for_status()
+    said = [log["message"] for log in answer.json() if log["name"] == "prefect.flow_runs.worker"]
+    return any("infrastructure exited" in line or "exceeded its memory" in line for line in said)
 
 
 def wait_for_state(training: Training, flow_run_id: str, name: str) -> None:
