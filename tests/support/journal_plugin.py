@@ -40,10 +40,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """A test that a session wanted to see pass, and what it needs."""
+    """A test that a session wanted to see pass."""
 
     test: str
-    tiers: tuple[str, ...]
+    gpu: bool = False
+    """Whether it needs a device that may be absent; no other one may be skipped."""
 
 
 def code_of(root: Path) -> Callable[[str], str]:
@@ -77,7 +78,7 @@ def read_journal(path: Path) -> list[Line]:
 def read_collected(journal: Path) -> list[Collected]:
     """What the newest session wanted to see pass, what had passed before included."""
     return [
-        Collected(test=item["test"], tiers=tuple(item["tiers"]))
+        Collected(test=item["test"], gpu=item["gpu"])
         for item in json.loads(_beside(journal, "collected").read_text())
     ]
 
@@ -151,10 +152,6 @@ def _beside(journal: Path, what: str) -> Path:
 
 def _write_collected(path: Path, items: Iterable[pytest.Item]) -> None:
     wanted = [
-        {
-            "test": i.nodeid,
-            "tiers": [mark for mark in ("s3", "ray", "prefect") if i.get_closest_marker(mark)],
-        }
-        for i in items
+        {"test": item.nodeid, "gpu": item.get_closest_marker("gpu") is not None} for item in items
     ]
     path.write_text(json.dumps(wanted))

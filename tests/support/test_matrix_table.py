@@ -21,8 +21,8 @@ def line(test: str, outcome: str = "passed", code: str = "now") -> Line:
     return Line(test=test, outcome=outcome, code=code, commit="c", seconds=1.0)
 
 
-def wanted(*tests: str, tiers: tuple[str, ...] = ()) -> list[Collected]:
-    return [Collected(test=test, tiers=tiers) for test in tests]
+def wanted(*tests: str, gpu: bool = False) -> list[Collected]:
+    return [Collected(test=test, gpu=gpu) for test in tests]
 
 
 def rows(folder: Path, what: list[Collected], *lines: Line) -> list[Row]:
@@ -55,11 +55,11 @@ def test_one_test_that_has_not_passed_and_there_is_no_evidence(
         rows(tmp_path, wanted(ONE, CALM), line(ONE), *other)
 
 
-def test_what_is_skipped_must_need_no_server(tmp_path: Path) -> None:
+def test_only_what_needs_a_gpu_may_be_skipped(tmp_path: Path) -> None:
     skipped = line(CALM, "skipped")
-    assert rows(tmp_path, wanted(ONE, CALM), line(ONE), skipped)
+    assert rows(tmp_path, [*wanted(ONE), *wanted(CALM, gpu=True)], line(ONE), skipped)
     with pytest.raises(ValueError, match="test_calm"):
-        rows(tmp_path, [*wanted(ONE), *wanted(CALM, tiers=("s3",))], line(ONE), skipped)
+        rows(tmp_path, wanted(ONE, CALM), line(ONE), skipped)
 
 
 def test_a_run_without_tests_is_none_either(tmp_path: Path) -> None:
