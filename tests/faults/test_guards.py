@@ -13,5 +13,6 @@ pytestmark = pytest.mark.fault
 def test_the_sweep_turns_red_without_the_guard(control):
     red = turns_red(control)
     assert red is not None, f"{control.guard}: nothing went wrong"
-    assert red.message.startswith(f"seed {red.seed}: ")
-    assert turns_red(control, [red.seed]) is not None, "the seed does not replay it"
+    named = f"[{', '.join(control.sequence)}] " if control.sequence else f"seed {red.seed}: "
+    assert red.message.startswith(named)
+    assert turns_red(control, [red.seed]) is not None, "what is named does not replay it"

@@ -37,8 +37,8 @@ def test_nothing_breaks_whatever_call_of_one_step_goes_wrong():
 def test_nothing_breaks_when_two_steps_follow_the_one_that_went_wrong():
     counts = Counts()
     with simulated():
-        enumerate_sequence(["retire", "collect", "start"], counts)
-    assert {step for step, _ in counts.cases} == {"retire", "collect", "start"}
+        enumerate_sequence(["retire", "sweep", "start"], counts)
+    assert {step for step, _ in counts.cases} == {"retire", "sweep", "start"}
 
 
 def test_cases_that_left_the_same_go_on_as_one():

@@ -14,6 +14,7 @@ from tests.support.guard_removals import Removal, no_base_check
 
 __all__ = [
     "OLDER_FOLD",
+    "a_lost_creation_is_never_guessed",
     "any_cache",
     "any_fold_version",
     "cache_digest_unchecked",

@@ -11,6 +11,7 @@ import pytest
 from ray_workers import resume, validation
 from ray_workers.store import commit as commit_module
 from ray_workers.store import keys, records, rules, shards, sharing, versions
+from ray_workers.store import sweep as sweep_module
 from ray_workers.store.bodies import Condemn, ForkPin, ResumeChosen, Verdict, VersionName
 from ray_workers.store.commit import Base, CommittedVersion, put_with_retries
 from ray_workers.store.errors import DamageError, ObjectNotFoundError, PawlError
@@ -47,6 +48,7 @@ __all__ = [
     "references_unchecked",
     "shard_digest_unchecked",
     "shards_at_first_sight",
+    "sweepers_believe_caches",
     "sweeps_above_damage",
     "sweeps_what_it_cannot_read",
 ]
@@ -272,6 +274,16 @@ def sweeps_above_damage(patch: MonkeyPatch) -> None:
     """Nobody waits until a person has looked at a damaged slot."""
     patch.setattr(collecting, "_refuses", lambda _: False)
     patch.setattr(rules, "_damage_repaired", lambda *_: None)
+
+
+def sweepers_believe_caches(patch: MonkeyPatch) -> None:
+    """Whoever condemns takes over what somebody else made of the log."""
+
+    def log(store: ObjectStore, run: str, *, by: Any, raw: bool, **rest: Any) -> RunLog:
+        return RunLog(store, run, by=by, raw=not raw, **rest)
+
+    for module in (sweep_module, collecting):
+        patch.setattr(module, "RunLog", log)
 
 
 def sweeps_what_it_cannot_read(patch: MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """The positive controls: each guard of the protocol is taken away, and the sweep has to turn red.
 
-A control says which guard, which rule of the protocol it is, how it is removed, and in which mix of processes and
-faults the sweep looks for the harm. The mixes are narrow so that a few hundred histories suffice.
+A control says which guard, which rule of the protocol it is, how it is removed, and where the sweep looks for the harm:
+in a mix of processes and faults, narrow so that a few hundred histories suffice, or in every case of one sequence.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tests.support import damage_removals as damage
 from tests.support import guard_removals as removed
 from tests.support import sweep_removals as swept
 from tests.support.simulation.beginnings import BEGINNINGS, begin
+from tests.support.simulation.enumeration import CaseError, Counts, enumerate_sequence
 from tests.support.simulation.histories import HistoryError, Mix, play_history
 from tests.support.simulation.oracle import Invariant
 from tests.support.simulation.world import simulated
@@ -43,6 +44,8 @@ class Control:
     """Where the protocol or the format says so."""
     remove: Callable[[pytest.MonkeyPatch], None]
     mix: Mix = _PLAIN
+    sequence: tuple[str, ...] = ()
+    """Protocol steps; if there are any, their cases are played in place of histories."""
     cache_every: int | None = None
 
 
@@ -52,7 +55,7 @@ class Red:
 
     seed: int
     histories: int
-    """How many were played up to it."""
+    """How many histories, or cases, were played up to it."""
     message: str
 
     @property
@@ -67,11 +70,22 @@ def turns_red(control: Control, seeds: Iterable[int] = range(MOST_HISTORIES)) ->
         for name in BEGINNINGS:
             begin(name)  # with the guard
         control.remove(patch)
+        if control.sequence:
+            return _case_that_breaks(control.sequence)
         for count, seed in enumerate(seeds, start=1):
             try:
                 play_history(seed, control.mix)
             except HistoryError as error:
                 return Red(seed=seed, histories=count, message=str(error))
+    return None
+
+
+def _case_that_breaks(sequence: tuple[str, ...]) -> Red | None:
+    counts = Counts()
+    try:
+        enumerate_sequence(sequence, counts)
+    except CaseError as error:
+        return Red(seed=0, histories=counts.total, message=str(error))
     return None
 
 
@@ -158,6 +172,14 @@ CONTROLS = (
     Control(
         guard="nothing is condemned above damage that nobody has looked at", rule="§7",
         remove=swept.sweeps_above_damage, mix=_mix("retire", "collect", beginnings=_FULL, **_ROT),
+    ),
+    Control(
+        guard="above a deleted run, damage and a record of another run begin that run", rule="§3 Fold",
+        remove=damage.a_lost_creation_is_never_guessed, sequence=("delete run", "start", "start"),
+    ),
+    Control(
+        guard="whoever condemns has folded every record itself", rule="§5.2",
+        remove=swept.sweepers_believe_caches, mix=_mix("sweep", "collect", beginnings=("many versions",), fault=0.0, rot=0.5), cache_every=1,
     ),
     Control(
         guard="a cache counts only for its own fold version", rule="§3 Cache",

@@ -20,7 +20,7 @@ from ray_workers.store.object_store import ObjectInfo, ObjectStore
 from tests.support.faulty_store import Call, Fault, FaultyStore, Plan, can_befall
 from tests.support.simulation import programs
 from tests.support.simulation.beginnings import begin, put_all
-from tests.support.simulation.collecting import collects
+from tests.support.simulation.collecting import sweeps
 from tests.support.simulation.copied_store import CopiedStore
 from tests.support.simulation.inspection import check_everything
 from tests.support.simulation.processes import Process, Program, run_alone
@@ -47,7 +47,7 @@ STEPS: dict[str, Callable[[int], Program]] = {
     "validate": lambda _: programs.validates,
     "tag": lambda _: programs.tags,
     "retire": lambda _: programs.retires,
-    "collect": lambda _: collects,
+    "sweep": lambda _: sweeps,
     "roll back": lambda _: programs.rolls_back,
     "fork": lambda n: functools.partial(programs.fork, flow=f"f{n}"),
     "delete run": lambda _: programs.delete_run,

@@ -11,7 +11,7 @@ from ray_workers.store.object_store import ObjectStore
 from tests.support.faulty_store import Call, Fault, FaultyStore, can_befall
 from tests.support.simulation import programs
 from tests.support.simulation.beginnings import BEGINNINGS, begin
-from tests.support.simulation.collecting import collects
+from tests.support.simulation.collecting import collects, sweeps
 from tests.support.simulation.copied_store import CopiedStore
 from tests.support.simulation.inspection import check_everything, follow
 from tests.support.simulation.oracle import BrokenError
@@ -29,7 +29,7 @@ class Mix:
     writers: int = 2
     """At least so many attempts."""
     others: tuple[tuple[str, int], ...] = (
-        ("validate", 4), ("scrub", 1), ("tag", 2), ("retire", 3), ("purge", 1), ("collect", 4), ("retry", 1), ("older", 1), ("drill", 1), ("roll back", 1), ("end", 1),
+        ("validate", 4), ("scrub", 1), ("tag", 2), ("retire", 3), ("purge", 1), ("collect", 2), ("sweep", 2), ("retry", 1), ("older", 1), ("drill", 1), ("roll back", 1), ("end", 1),
         ("restart", 2), ("fork", 1), ("delete run", 1), ("attempt", 2),
     )  # fmt: skip
     fault: float = 0.03
@@ -57,6 +57,7 @@ _PROGRAMS: dict[str, Callable[[int, random.Random], Program]] = {
     "retire": lambda _, r: functools.partial(programs.retires, keep=r.randint(1, 2)),
     "purge": lambda *_: functools.partial(programs.retires, keep=0),
     "collect": lambda *_: collects,
+    "sweep": lambda *_: sweeps,
     "retry": lambda _, r: functools.partial(
         programs.attempt, flow="f0", count=r.randint(1, 3), versions=1, reverse=r.random() < 0.5,
     ),
