@@ -179,7 +179,7 @@ CONTROLS = (
     ),
     Control(
         guard="whoever condemns has folded every record itself", rule="§5.2",
-        remove=swept.sweepers_believe_caches, mix=_mix("sweep", "collect", beginnings=("many versions",), fault=0.0, rot=0.5), cache_every=1,
+        remove=swept.sweepers_believe_caches, mix=_mix("sweep", beginnings=("many versions",), fault=0.0, rot=0.5), cache_every=1,
     ),
     Control(
         guard="a cache counts only for its own fold version", rule="§3 Cache",

@@ -181,9 +181,8 @@ class OracleRun:
         attempt = self.attempts.setdefault(
             body["fence"], {"flow": "?", "place": (0, 0), "step": -1}
         )
-        attempt.pop(
-            "resume", None
-        )  # the attempt starts from what it chose last, and from nothing else
+        # The attempt starts from what it chose last, and from nothing else.
+        attempt.pop("resume", None)
         if body["origin"] is not None:
             return
         chosen = None if body["version"] is None else self._named(body["version"])
