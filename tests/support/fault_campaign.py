@@ -38,7 +38,11 @@ from tests.support.played_commit import played_commit
 from tests.support.simulation.controls import CONTROLS
 from tests.support.simulation.enumeration import FAULTS, STEPS, sequences
 
-_SEQUENCES_A_PART = 5
+_SEQUENCES_A_PART = {"memory": 5, "local": 5, "s3": 1}
+_SEEDS_A_PART = {"memory": SEEDS_A_PART, "local": 25, "s3": 5}
+"""A part is what is lost when a campaign is stopped: on a server, where each call waits for it, it has to be small."""
+_PROCESSES = 4
+"""More than the cores: on a server most of the time is spent waiting."""
 _SHOWN = 20
 _PARTS_AT_ONCE = 8
 
@@ -83,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--histories", type=int, default=100_000, help="on the in-memory store")
     parser.add_argument("--local", type=int, default=5_000, help="histories in a local folder")
     parser.add_argument("--ceph", type=int, default=300, help="histories on Ceph; 0 leaves it out")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=_PROCESSES)
     parser.add_argument("--journal", type=Path, help="what was played; a campaign goes on from it")
     parser.add_argument("--minutes", type=float, help="begin no further part after so long")
     parser.add_argument("--report", type=Path, help="the page whose tables are written anew")
@@ -107,7 +111,7 @@ class _Runner:
         self._until = None if minutes is None else time.monotonic() + 60 * minutes
 
     def histories(self, backend: Backend, count: int, *, first: int = 0) -> None:
-        size = SEEDS_A_PART if backend.name == "memory" else 25
+        size = _SEEDS_A_PART[backend.name]
         starts = range(first, first + count, size)
         parts = {
             f"{backend.name} histories {start}": (backend, start, min(size, first + count - start))
@@ -120,14 +124,10 @@ class _Runner:
             self._tell(f"{backend.name}: {counts[backend.name]} of {count} histories")
 
     def sequences(self, backend: Backend, longest: int) -> None:
-        every = list(sequences(longest))
+        every, size = list(sequences(longest)), _SEQUENCES_A_PART[backend.name]
         parts = {
-            f"{backend.name} sequences {start}": (
-                backend,
-                start,
-                every[start : start + _SEQUENCES_A_PART],
-            )
-            for start in range(0, len(every), _SEQUENCES_A_PART)
+            f"{backend.name} sequences {start}": (backend, start, every[start : start + size])
+            for start in range(0, len(every), size)
         }
         for done, outcome in enumerate(self._play(play_sequences, parts), start=1):
             self._campaign.add_cases(backend.name, outcome.counts)
