@@ -42,9 +42,9 @@ def pytest_runtest_makereport(
     return report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """One browser for the session."""
+    """One browser for a module: as long as Playwright is there, nothing else in this process can run an event loop."""
     browser = shutil.which("chromium")
     if browser is None or not _PLAYWRIGHT.is_dir():
         pytest.skip("Chromium or Playwright is not installed: make setup-browser")
