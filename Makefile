@@ -14,17 +14,13 @@ MAKEFLAGS += --no-print-directory
 # A tier named here must run and pass; a skipped test of it fails the session (tests/support/tiers.py).
 TIERS := unit,s3,ray,prefect
 
-# Processes that share the tests. Most of the long ones wait for real servers and processes, so more than the cores.
+# Processes that share the tests of the matrices. Most of those wait for real servers and processes, so more than the cores.
 JOBS ?= 3
 PYTEST := $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
-# Every outcome is kept, so that hours of tests can be run in pieces (tests/support/journal_plugin.py).
-MATRICES := PAWL_JOURNAL=build/test-all.jsonl HYPOTHESIS_PROFILE=ci
-
-# Tests that failed beside others (status 1, not a tier that is missing) run once more alone, and the first one that fails
-# again ends it. What passed only then is printed as failed above: real clusters on a crowded machine, to be mended.
-SECOND_LOOK = { status=$$?; test $$status -eq 1 || exit $$status; echo "Failed beside others; now alone:"; \
-	$(BIN)/pytest --numprocesses 0 --last-failed --last-failed-no-failures none --maxfail 1; }
+# Every outcome is kept, so that hours of tests can be run in pieces, and those of slow tests on several days, if
+# docs/matrices.jsonl is committed in between (tests/support/journal_plugin.py).
+MATRICES := PAWL_JOURNAL=build/test-all.jsonl PAWL_SLOW_JOURNAL=docs/matrices.jsonl HYPOTHESIS_PROFILE=ci
 
 .PHONY: help
 help: ## List the commands
@@ -69,7 +65,7 @@ down: ## End what `make up` started
 
 .PHONY: test
 test: setup setup-s3 ## Run the tests: unit, conformance, Ceph, Ray, Prefect, one kill for every way back
-	PAWL_REQUIRE_TIERS=$(TIERS) $(PYTEST) || $(SECOND_LOOK)
+	PAWL_REQUIRE_TIERS=$(TIERS) $(BIN)/python -m tests.support.sessions
 
 .PHONY: test-fast
 test-fast: setup ## Run the tests that need no Ray, Prefect or server
@@ -78,9 +74,10 @@ test-fast: setup ## Run the tests that need no Ray, Prefect or server
 
 .PHONY: test-all
 test-all: setup setup-s3 setup-prometheus setup-browser ## Run every test, the full matrices among them; stopped, it goes on where it was
+	@# What failed beside others runs once more, alone.
 	$(MATRICES) $(PYTEST) -m 'not benchmark' || { status=$$?; test $$status -eq 1 || exit $$status; echo "Failed beside others; now alone:"; \
 	    $(MATRICES) $(BIN)/pytest --numprocesses 0 -m 'not benchmark'; }
-	$(BIN)/python -m tests.support.matrix_table docs/reliability.md build/test-all.jsonl
+	$(BIN)/python -m tests.support.matrix_table docs/reliability.md build/test-all.jsonl docs/matrices.jsonl
 
 .PHONY: test-faults
 test-faults: setup setup-s3 ## Play the whole fault sweep on memory, folder and Ceph; writes its tables into docs/reliability.md

@@ -56,7 +56,10 @@ def pytest_configure(config: pytest.Config) -> None:
         TierCheck(required_tiers() if alone else frozenset()), "pawl-tiers"
     )
     if journal := os.environ.get("PAWL_JOURNAL"):
-        plugin = JournalPlugin(Path(journal).resolve(), config.rootpath, speaks=alone)
+        slow = os.environ.get("PAWL_SLOW_JOURNAL")
+        plugin = JournalPlugin(
+            Path(journal).resolve(), config.rootpath, speaks=alone, slow=Path(slow).resolve() if slow else None
+        )  # fmt: skip
         config.pluginmanager.register(plugin, "pawl-journal")
 
 

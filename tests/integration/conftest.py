@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -117,20 +117,27 @@ def train_whole(folder: Path, server: PrefectServer) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(
+def uninterrupted_store(
     prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
-) -> list[str]:
-    """Shard digests at the end of the small digits run when nothing happens to it; trained once for all test processes."""
+) -> Path:
+    """The store of the small digits run, `whole`, when nothing happens to it; trained once for all test processes."""
     folder = tmp_path_factory.getbasetemp()
     shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-    digests = shared / "uninterrupted.json"
-    with (shared / "uninterrupted.lock").open("w") as lock:
+    whole, done = shared / "whole", shared / "whole.done"
+    with (shared / "whole.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not digests.exists():
-            made = train_whole(tmp_path_factory.mktemp("uninterrupted"), prefect_server)
-            digests.write_text(json.dumps(made))
-    found: list[str] = json.loads(digests.read_text())
-    return found
+        if not done.exists():
+            shutil.rmtree(whole, ignore_errors=True)
+            whole.mkdir()
+            train_whole(whole, prefect_server)
+            done.touch()
+    return whole / "store"
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(uninterrupted_store: Path) -> list[str]:
+    """Shard digests at the end of that run."""
+    return StoredRun(target=StorageTarget(str(uninterrupted_store)), run="whole").final_digests()
 
 
 @pytest.fixture

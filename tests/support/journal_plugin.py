@@ -3,6 +3,9 @@
 With `PAWL_JOURNAL=build/test-all.jsonl` every test's outcome is one line of that file, and a later session runs only the
 tests that have not passed on the present code: the packages, the pins, and the test's own module as they are now. What
 other modules of tests give it may have changed since; who changes those and doubts it removes the file.
+
+The matrices take longer than one machine may be there for. With `PAWL_SLOW_JOURNAL=docs/matrices.jsonl` the outcomes of tests
+marked `slow` are kept in that file too, which belongs to the repository: another clone, on another day, goes on from it.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ class Line:
     """Of what it ran on (`code_of`)."""
     commit: str
     seconds: float
+    slow: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +95,14 @@ class JournalPlugin:
         root: folder of the repository.
         speaks: whether this process hears of all tests. Of those that share them each only leaves out what had passed
             when the session began, also one that is started later.
+        slow: a second journal, of the slow tests alone; what it tells of other code is dropped.
     """
 
-    def __init__(self, journal: Path, root: Path, *, speaks: bool) -> None:
+    def __init__(
+        self, journal: Path, root: Path, *, speaks: bool, slow: Path | None = None
+    ) -> None:
         self._journal = journal
+        self._slow = slow
         self._snapshot = _beside(journal, "passed")
         self._code = code_of(root)
         self._speaks = speaks
@@ -103,9 +111,10 @@ class JournalPlugin:
         if speaks:
             self._commit = played_commit()
             journal.parent.mkdir(parents=True, exist_ok=True)
-            self._passed = {
-                line.test: line.code for line in read_journal(journal) if line.outcome == "passed"
-            }
+            known = read_journal(journal)
+            if slow is not None:
+                known = [*_drop_other_code(slow, self._code), *known]
+            self._passed = {line.test: line.code for line in known if line.outcome == "passed"}
             self._snapshot.write_text(json.dumps(self._passed))
 
     def leave_out(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -132,18 +141,41 @@ class JournalPlugin:
         if report.outcome != "passed":
             self._worst[test] = "failed" if report.failed else self._worst.get(test, "skipped")
         if report.when == "teardown" and "::" in test:
-            self._write(test)
+            self._write(test, slow="slow" in report.keywords)
 
-    def _write(self, test: str) -> None:
+    def _write(self, test: str, *, slow: bool) -> None:
         line = Line(
             test=test,
             outcome=self._worst.pop(test, "passed"),
             code=self._code(test),
             commit=self._commit,
             seconds=round(self._seconds.pop(test), 2),
+            slow=slow,
         )
-        with self._journal.open("a") as page:
-            page.write(json.dumps(asdict(line)) + "\n")
+        _append(self._journal, line)
+        if slow and self._slow is not None:
+            _append(self._slow, line)
+
+
+def _append(journal: Path, line: Line) -> None:
+    with journal.open("a") as page:
+        page.write(json.dumps(asdict(line)) + "\n")
+
+
+def _drop_other_code(journal: Path, code: Callable[[str], str]) -> list[Line]:
+    """The lines that tell of the present code; the others are taken out of the file, and those of modules that are gone."""
+    every = read_journal(journal)
+    kept = [line for line in every if _is_of(line, code)]
+    if len(kept) < len(every):
+        journal.write_text("".join(json.dumps(asdict(line)) + "\n" for line in kept))
+    return kept
+
+
+def _is_of(line: Line, code: Callable[[str], str]) -> bool:
+    try:
+        return line.code == code(line.test)
+    except FileNotFoundError:
+        return False
 
 
 def _beside(journal: Path, what: str) -> Path:

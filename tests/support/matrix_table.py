@@ -1,6 +1,6 @@
 """What `make test-all` killed and damaged, as one row a module of tests, from the journal of all its sessions.
 
-python -m tests.support.matrix_table docs/reliability.md build/test-all.jsonl
+python -m tests.support.matrix_table docs/reliability.md build/test-all.jsonl docs/matrices.jsonl
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ def _where(lines: Iterable[Line]) -> str:
 
 
 if __name__ == "__main__":
-    here, page, journal = Path.cwd(), Path(sys.argv[1]), Path(sys.argv[2])
-    code, lines = code_of(here), read_journal(journal)
+    here, page, journal, slow = Path.cwd(), *map(Path, sys.argv[1:])
+    code, lines = code_of(here), [*read_journal(slow), *read_journal(journal)]
     rows = rows_of(read_collected(journal), lines, code, here)
     ran = [line for line in lines if line.code == code(line.test) and line.outcome == "passed"]
     page.write_text(write_into(page.read_text(), rows, _where(ran)))

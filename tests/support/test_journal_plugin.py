@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,24 @@ def breaks():
 
 def test_torn_down_badly(breaks): pass
 """
+SLOW = """
+import pytest
+
+def test_quick(): pass
+
+@pytest.mark.slow
+def test_hours(): pass
+"""
 CONFTEST = """
 import pathlib
 from tests.support.journal_plugin import JournalPlugin
 
 def pytest_configure(config):
     plugin = JournalPlugin(
-        pathlib.Path("build/journal.jsonl").resolve(), config.rootpath, speaks=not hasattr(config, "workerinput")
+        pathlib.Path("build/journal.jsonl").resolve(), config.rootpath, speaks=not hasattr(config, "workerinput"),
+        slow=pathlib.Path("slow.jsonl").resolve(),
     )
+    config.addinivalue_line("markers", "slow: takes hours")
     config.pluginmanager.register(plugin, "pawl-journal")
 
 def pytest_collection_modifyitems(config, items):
@@ -97,6 +108,27 @@ def test_that_nothing_is_left_is_no_failure(folder: pytest.Pytester) -> None:
         "-p", "no:cacheprovider", f"--override-ini=pythonpath={Path(__file__).parents[2]}"
     )
     assert (again.ret, again.parseoutcomes()) == (pytest.ExitCode.OK, {"deselected": 1})
+
+
+def test_another_clone_goes_on_with_the_slow_ones(folder: pytest.Pytester) -> None:
+    folder.makepyfile(test_it=SLOW)
+    assert run(folder)["passed"] == 2
+    shutil.rmtree(folder.path / "build")  # what stays behind with the machine
+    assert run(folder) == {"passed": 1, "deselected": 1}
+    assert [line.test for line in read_journal(folder.path / "slow.jsonl")] == [
+        "test_it.py::test_hours"
+    ]
+
+
+def test_slow_ones_that_passed_on_other_code_are_forgotten(folder: pytest.Pytester) -> None:
+    folder.makepyfile(test_it=SLOW, test_gone=SLOW)
+    run(folder)
+    (folder.path / "test_gone.py").unlink()
+    (folder.path / "ray_workers/changed.py").write_text("A = 1\n")
+    assert run(folder)["passed"] == 2
+    assert [line.test for line in read_journal(folder.path / "slow.jsonl")] == [
+        "test_it.py::test_hours"
+    ]
 
 
 def test_a_line_cut_off_is_passed_over(tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""`make test`: two pytest sessions side by side, the trainings and all the others; what fails there is looked at again alone.
+
+A training mostly waits for processes that start, the other tests mostly compute: together they take the time of the longer
+of the two. One session for both would not do: DataLoader workers die in a process that had connected to Ray, so there
+the trainings come last, when nothing is left to fill their waits.
+
+A test that failed beside others runs once more when both sessions are over, and the first one that fails again ends it.
+What passed only then is printed as failed above: real clusters on a crowded machine, to be mended. A tier that is missing
+(`tests.support.tiers`) gets no second look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["SESSIONS", "Session", "main"]
+
+_TRAININGS = "ray and prefect"
+_SOME_FAILED = 1
+_LOGS = Path("build")
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One pytest session: which of the tests that run by default, and the tiers that it can cover."""
+
+    name: str
+    which: str
+    tiers: frozenset[str]
+
+    def marked(self, default: str) -> str:
+        return f"({default}) and ({self.which})"
+
+    def required(self, tiers: str) -> str:
+        """Of the `tiers` that are required of both together, those required of this one."""
+        return ",".join(tier for tier in tiers.split(",") if tier in self.tiers)
+
+
+SESSIONS = (
+    Session(name="others", which=f"not ({_TRAININGS})", tiers=frozenset({"unit", "s3", "ray", "prefect"})),
+    Session(name="trainings", which=_TRAININGS, tiers=frozenset({"ray", "prefect"})),
+)  # fmt: skip
+"""Each test that runs by default is in exactly one of them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run both; the exit status of pytest, the worse one if both failed."""
+    parser = argparse.ArgumentParser(prog="make test", description="All tests but the matrices.")
+    parser.add_argument("--processes", type=int, default=2, help="that share each session's tests")
+    options = parser.parse_args(arguments)
+    default = default_marks(Path("pyproject.toml").read_text())
+    _LOGS.mkdir(exist_ok=True)
+    shared = ["--numprocesses", str(options.processes), "--dist", "worksteal"]
+    running = [_start(session, default, shared) for session in SESSIONS]
+    for process, log in running:
+        for piece in _told(process, log):
+            sys.stdout.buffer.write(piece)
+            sys.stdout.flush()
+    statuses = [process.returncode for process, _ in running]
+    return max(
+        _second_look(session, default) if status == _SOME_FAILED else status
+        for session, status in zip(SESSIONS, statuses, strict=True)
+    )
+
+
+def default_marks(pyproject: str) -> str:
+    """Which tests run when nobody asks for others: the `-m` among pytest's options."""
+    options = tomllib.loads(pyproject)["tool"]["pytest"]["ini_options"]["addopts"]
+    (marks,) = (option.removeprefix("-m=") for option in options if option.startswith("-m="))
+    return str(marks)
+
+
+def _start(
+    session: Session, default: str, how: Sequence[str]
+) -> tuple[subprocess.Popen[bytes], Path]:
+    log = _LOGS / f"test-{session.name}.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*_command(session, default), *how], stdout=out, stderr=subprocess.STDOUT,
+            env=_environment(session),
+        )  # fmt: skip
+    return process, log
+
+
+def _command(session: Session, default: str) -> list[str]:
+    # Each remembers its own failures: two sessions that write one memory forget each other's.
+    memory = f"cache_dir=.pytest_cache/{session.name}"
+    return [sys.executable, "-m", "pytest", "-o", memory, "-m", session.marked(default)]
+
+
+def _environment(session: Session) -> Mapping[str, str]:
+    tiers = session.required(os.environ.get("PAWL_REQUIRE_TIERS", ""))
+    return {**os.environ, "PAWL_REQUIRE_TIERS": tiers}
+
+
+def _told(process: subprocess.Popen[bytes], log: Path) -> Iterator[bytes]:
+    """What a session says, as it says it, until it is over."""
+    with log.open("rb") as page:
+        over = False
+        while not over:
+            over = _is_over(process)
+            while piece := page.read1():
+                yield piece
+
+
+def _is_over(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(_POLL_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _second_look(session: Session, default: str) -> int:
+    sys.stdout.write(f"Of the {session.name}, some failed beside others; now alone:\n")
+    sys.stdout.flush()
+    again = ["--numprocesses", "0", "--last-failed", "--last-failed-no-failures", "none"]
+    command = [*_command(session, default), *again, "--maxfail", "1"]
+    return subprocess.run(
+        command, env={**os.environ, "PAWL_REQUIRE_TIERS": ""}, check=False
+    ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
