@@ -67,10 +67,14 @@ down: ## End what `make up` started
 test: setup setup-s3 ## Run the tests: unit, conformance, Ceph, Ray, Prefect, one kill for every way back
 	PAWL_REQUIRE_TIERS=$(TIERS) $(BIN)/python -m tests.support.sessions
 
+.PHONY: test-long
+test-long: setup setup-s3 ## Run what takes too long for `make test`: Ctrl-C, Ray jobs, many ranks, other numbers of workers
+	PAWL_REQUIRE_TIERS=$(TIERS) $(BIN)/python -m tests.support.sessions --long --processes $(JOBS)
+
 .PHONY: test-fast
 test-fast: setup ## Run the tests that need no Ray, Prefect or server
 	PAWL_REQUIRE_TIERS=unit $(BIN)/pytest \
-	    -m 'not s3 and not ray and not prefect and not fault and not slow and not benchmark and not gpu'
+	    -m 'not s3 and not ray and not prefect and not fault and not slow and not long and not benchmark and not gpu'
 
 .PHONY: test-all
 test-all: setup setup-s3 setup-prometheus setup-browser ## Run every test, the full matrices among them; stopped, it goes on where it was

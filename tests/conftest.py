@@ -37,6 +37,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell lets what it starts in the background ignore Ctrl-C, and every child inherits that; tests press it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.addinivalue_line(
+        "markers", "long: a real training that no way back needs; `make test-long`, and CI"
+    )
     for name in list(os.environ):
         if name.startswith(("AWS_", "PREFECT_", "PAWL_STORAGE", "RAY_ADDRESS")):
             del os.environ[name]

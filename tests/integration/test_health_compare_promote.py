@@ -17,7 +17,7 @@ from tests.integration.harness import wait_until
 from tests.support.factories import MadeUpRun
 from tests.support.small_training import patient_process, small_loop
 
-pytestmark = pytest.mark.prefect
+pytestmark = [pytest.mark.prefect, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

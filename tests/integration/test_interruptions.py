@@ -58,6 +58,7 @@ def training(project: Path, prefect_server: PrefectServer) -> Interrupted:
     return Interrupted(project, prefect_server)
 
 
+@pytest.mark.long
 def test_ctrl_c_saves_the_step_it_interrupts_and_the_same_command_resumes(
     training: Interrupted, uninterrupted: list[str]
 ) -> None:

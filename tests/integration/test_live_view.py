@@ -10,7 +10,7 @@ import pytest
 from tests.integration.conftest import PrefectServer, train_whole
 from tests.integration.harness import wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.prefect, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.prefect, pytest.mark.long, pytest.mark.timeout(1200)]
 
 EXPECTED = {
     "pawl.version.committed",

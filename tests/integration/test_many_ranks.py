@@ -22,7 +22,7 @@ from ray_workers.store.opening import StorageTarget
 from ray_workers.store.shards import ShardEntry, build_header
 from ray_workers.version_assembly import AttemptIdentity
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 _PATIENCE_S = 400
 """Below the time after which the checkpoint actor gives a version up."""

@@ -58,6 +58,7 @@ def training(
     made.end()
 
 
+@pytest.mark.long
 @pytest.mark.s3
 @pytest.mark.fault
 def test_a_killed_flow_leaves_the_job_training_and_the_next_one_follows_it(

@@ -22,6 +22,8 @@ KILLS = {4: 11, 2: 9, 3: None}
 """Workers, and after how many steps of their attempt all of them die: in the middle of an epoch."""
 STEPS = 32
 
+pytestmark = pytest.mark.long
+
 LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
     "replicated": ("tests.support.replicated_loop", {"epochs": 4}),
     "sharded": (

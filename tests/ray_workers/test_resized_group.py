@@ -12,6 +12,8 @@ from ray_workers.store.opening import open_root
 from tests.support.group_attempt import GroupAttempt, train_in_group
 from tests.support.rank_pool import RankPool
 
+pytestmark = pytest.mark.long
+
 BOUND = 1e-5
 """As in test_changed_workers: only the order of float32 sums differs (docs/reliability.md)."""
 STEPS, EVERY_STEPS = 32, 7

@@ -4,7 +4,9 @@ A training mostly waits for processes that start, the other tests mostly compute
 of the two. One session for both would not do: DataLoader workers die in a process that had connected to Ray, so there
 the trainings come last, when nothing is left to fill their waits.
 
-A test that failed beside others runs once more when both sessions are over, and the first one that fails again ends it.
+`make test-long` (`--long`): what `make test` leaves out to be done in twelve minutes on two cores, in one session.
+
+A test that failed beside others runs once more when all sessions are over, and the first one that fails again ends it.
 What passed only then is printed as failed above: real clusters on a crowded machine, to be mended. A tier that is missing
 (`tests.support.tiers`) gets no second look.
 """
@@ -20,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["SESSIONS", "Session", "main"]
+__all__ = ["LONG", "SHORT", "Session", "main"]
 
 _TRAININGS = "ray and prefect"
 _SOME_FAILED = 1
@@ -44,22 +46,28 @@ class Session:
         return ",".join(tier for tier in tiers.split(",") if tier in self.tiers)
 
 
-SESSIONS = (
-    Session(name="others", which=f"not ({_TRAININGS})", tiers=frozenset({"unit", "s3", "ray", "prefect"})),
-    Session(name="trainings", which=_TRAININGS, tiers=frozenset({"ray", "prefect"})),
-)  # fmt: skip
-"""Each test that runs by default is in exactly one of them."""
+_TIERS = frozenset({"unit", "s3", "ray", "prefect"})
+SHORT = (
+    Session(name="others", which=f"not ({_TRAININGS}) and not long", tiers=_TIERS),
+    Session(
+        name="trainings", which=f"{_TRAININGS} and not long", tiers=frozenset({"ray", "prefect"})
+    ),
+)
+LONG = (Session(name="long", which="long", tiers=_TIERS),)
+"""Each test that runs by default is in exactly one of these sessions."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run both; the exit status of pytest, the worse one if both failed."""
     parser = argparse.ArgumentParser(prog="make test", description="All tests but the matrices.")
+    parser.add_argument("--long", action="store_true", help="the long ones instead of the others")
     parser.add_argument("--processes", type=int, default=2, help="that share each session's tests")
     options = parser.parse_args(arguments)
     default = default_marks(Path("pyproject.toml").read_text())
     _LOGS.mkdir(exist_ok=True)
-    shared = ["--numprocesses", str(options.processes), "--dist", "worksteal"]
-    running = [_start(session, default, shared) for session in SESSIONS]
+    sessions = LONG if options.long else SHORT
+    shared = ["--durations", "10", "--numprocesses", str(options.processes), "--dist", "worksteal"]
+    running = [_start(session, default, shared) for session in sessions]
     for process, log in running:
         for piece in _told(process, log):
             sys.stdout.buffer.write(piece)
@@ -67,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     statuses = [process.returncode for process, _ in running]
     return max(
         _second_look(session, default) if status == _SOME_FAILED else status
-        for session, status in zip(SESSIONS, statuses, strict=True)
+        for session, status in zip(sessions, statuses, strict=True)
     )
 
 

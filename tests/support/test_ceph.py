@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from tests.support.ceph import CephCluster
 from tests.support.s3_server import S3Server
 
-pytestmark = pytest.mark.s3
+pytestmark = [pytest.mark.s3, pytest.mark.long]
 
 
 def refused(call: Callable[..., Any], **arguments: Any) -> str:

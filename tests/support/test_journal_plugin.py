@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.journal_plugin import read_collected, read_journal
 
+pytestmark = pytest.mark.long
+
 TESTS = """
 import pathlib, pytest
 

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.sessions import SESSIONS, default_marks
+from tests.support.sessions import LONG, SHORT, default_marks
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = """
 [tool.pytest.ini_options]
 addopts = ["-ra", "-m=not slow"]
-markers = ["ray: r", "prefect: p", "slow: s"]
+markers = ["ray: r", "prefect: p", "slow: s", "long: l"]
 """
 TESTS = """
 import os
@@ -33,6 +35,15 @@ def test_ray(): once("ray")
 
 @pytest.mark.slow
 def test_slow(): once("slow")
+
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.prefect
+def test_long(): once("long")
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_long_and_slow(): once("slow")
 
 @pytest.mark.ray
 @pytest.mark.prefect
@@ -52,14 +63,14 @@ def pytest_sessionfinish(session, exitstatus):
 
 
 def run_sessions(
-    folder: Path, *, fails: str = "never", misses: str = "no tier"
+    folder: Path, *options: str, fails: str = "never", misses: str = "no tier"
 ) -> subprocess.CompletedProcess[str]:
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "test_some.py").write_text(TESTS)
     (folder / "conftest.py").write_text(CONFTEST)
     told = {"PYTHONPATH": str(ROOT), "FAILS": fails, "MISSES": misses}
     return subprocess.run(
-        [sys.executable, "-m", "tests.support.sessions", "--processes", "1"],
+        [sys.executable, "-m", "tests.support.sessions", "--processes", "1", *options],
         cwd=folder, env={**os.environ, **told, "PAWL_REQUIRE_TIERS": "unit,ray"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -75,6 +86,12 @@ def test_each_test_is_run_once_and_no_slow_one(tmp_path: Path) -> None:
     assert ran(tmp_path) == ["plain", "ray", "training"]
     assert "2 passed" in done.stdout
     assert "1 passed" in done.stdout
+
+
+def test_the_long_ones_are_run_by_themselves(tmp_path: Path) -> None:
+    done = run_sessions(tmp_path, "--long")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ran(tmp_path) == ["long"]
 
 
 def test_what_failed_beside_others_runs_again_alone_and_is_told(tmp_path: Path) -> None:
@@ -98,7 +115,9 @@ def test_a_missing_tier_gets_no_second_look(tmp_path: Path) -> None:
 
 
 def test_the_two_cover_what_the_makefile_requires() -> None:
-    others, trainings = SESSIONS
+    others, trainings = SHORT
+    (long,) = LONG
+    assert long.required("unit,s3,ray,prefect") == "unit,s3,ray,prefect"
     assert others.required("unit,s3,ray,prefect") == "unit,s3,ray,prefect"
     assert trainings.required("unit,s3,ray,prefect") == "ray,prefect"
     assert trainings.required("") == ""
