@@ -13,7 +13,7 @@ from deployments.automations import PREFIX
 from deployments.cli import pawl
 from tests.integration.conftest import PrefectServer
 
-pytestmark = [pytest.mark.prefect]
+pytestmark = [pytest.mark.prefect, pytest.mark.long]
 
 CANARY = "canary-41d9"
 

@@ -18,7 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.integration.conftest import POOL, PrefectServer
-from tests.integration.harness import PawlProcess, new_family, wait_until
+from tests.integration.harness import new_family, wait_until
 from tests.integration.traced_loop import ENTRYPOINT, Gates
 from tests.integration.traced_training import INTERVAL, Training, read_flow_run
 from tests.support.process_family import Family
@@ -31,11 +31,8 @@ BOTH = [5, 10]
 REDONE = HELD - 1 - BOTH[-1]
 EPOCH = 14
 """Saved too, as an epoch's end."""
-ACTOR_LOST = (18,)
+LATER = 18
 """A second gate, behind that save."""
-AGENT_LOST = (23, 27)
-"""Gates around the save of step 25."""
-STAGED = 25
 
 
 @pytest.fixture
@@ -72,50 +69,49 @@ def test_an_exception_and_then_a_killed_train_worker_are_retried_in_the_same_pro
     assert training.flow_run().state_name == "Completed"
 
 
-def test_a_killed_checkpoint_actor_and_then_a_killed_node_agent_stop_no_training(
+def test_a_killed_checkpoint_actor_goes_on_under_a_fence_of_its_own(
     training: Training, uninterrupted: list[str]
 ) -> None:
-    """The actor dies between the last shard of a version and its commit: that version is dropped, and the next fence is its own.
-
-    The agent dies with a staged version that it did not begin to read: the next one reads the staged bytes.
-    """
-    gates = training.gates(HELD, *ACTOR_LOST, *AGENT_LOST, settle=HELD)
+    """It dies between the last shard of a version and the commit: that version is dropped."""
+    gates = training.gates(HELD, LATER, settle=HELD)
     process = training.start(gates=gates)
     hold(training, gates)
-    lose_checkpoint_actor(training, process, gates)
-    gates.reach(AGENT_LOST[0])
-    wait_until(lambda: training.stored.steps()[-1] == STAGED - INTERVAL, what="the last save")
-    lose_node_agent(training, process, gates)
+    process.actor("CheckpointActor").suspend()
+    gates.open(HELD)
+    wait_until(lambda: training.stored.stored_shards() == 2 * 3, what="the shards of the third")
+    gates.reach(LATER)
+    process.kill_actor("CheckpointActor")
+    gates.open(LATER)
     assert process.wait() == 0, process.output
-    attempts = training.stored.state.attempts.values()
+    state = training.stored.state
     assert training.stored.final_digests() == uninterrupted
-    assert [(a.run_count, a.incarnation) for a in attempts] == [(1, 0), (1, 1)]
+    assert [(a.run_count, a.incarnation) for a in state.attempts.values()] == [(1, 0), (1, 1)]
     assert training.stored.steps()[:2] == BOTH
     assert EPOCH not in training.stored.steps()
-    assert STAGED in training.stored.steps()
     assert "in flight is dropped" in process.output
     assert training.steps_redone() == 0  # training itself never stopped
     assert training.flow_run().state_name == "Completed"
 
 
-def lose_checkpoint_actor(training: Training, process: PawlProcess, gates: Gates) -> None:
-    (gate,) = ACTOR_LOST
-    process.actor("CheckpointActor").suspend()
-    gates.open(HELD)
-    wait_until(lambda: training.stored.stored_shards() == 2 * 3, what="the shards of the third")
-    gates.reach(gate)
-    process.kill_actor("CheckpointActor")
-    gates.open(gate)
-
-
-def lose_node_agent(training: Training, process: PawlProcess, gates: Gates) -> None:
-    before, after = AGENT_LOST
+def test_a_killed_node_agent_is_restarted_and_reads_the_staged_bytes_again(
+    training: Training, uninterrupted: list[str]
+) -> None:
+    """It dies with a staged version that it did not begin to read: the next one stores it."""
+    gates = training.gates(HELD, LATER, settle=HELD)
+    process = training.start(gates=gates)
+    hold(training, gates)
     process.actor("NodeAgent").suspend()
-    gates.open(before)
-    gates.reach(after)  # staging waits for nobody
-    assert training.stored.steps()[-1] == STAGED - INTERVAL
+    gates.open(HELD)
+    gates.reach(LATER)  # staging waits for nobody
+    assert training.stored.steps() == BOTH
     process.kill_actor("NodeAgent")
-    gates.open(after)
+    gates.open(LATER)
+    assert process.wait() == 0, process.output
+    assert training.stored.final_digests() == uninterrupted
+    assert training.outcomes() == ["completed"]
+    assert training.stored.steps()[:3] == [*BOTH, EPOCH]
+    assert training.steps_redone() == 0
+    assert training.flow_run().state_name == "Completed"
 
 
 def test_after_everything_was_killed_the_same_command_resumes(

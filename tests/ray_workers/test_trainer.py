@@ -26,7 +26,7 @@ from ray_workers.trainer import train
 from ray_workers.training_job import TrainingJob
 from ray_workers.validation import SoundnessPolicy
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 WHERE = """
 import logging

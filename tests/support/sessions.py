@@ -48,7 +48,7 @@ class Session:
 
 _TIERS = frozenset({"unit", "s3", "ray", "prefect"})
 SHORT = (
-    Session(name="others", which=f"not ({_TRAININGS}) and not long", tiers=_TIERS),
+    Session(name="others", which=f"not ({_TRAININGS}) and not long", tiers=_TIERS - {"ray"}),
     Session(
         name="trainings", which=f"{_TRAININGS} and not long", tiers=frozenset({"ray", "prefect"})
     ),

@@ -118,7 +118,7 @@ def test_the_two_cover_what_the_makefile_requires() -> None:
     others, trainings = SHORT
     (long,) = LONG
     assert long.required("unit,s3,ray,prefect") == "unit,s3,ray,prefect"
-    assert others.required("unit,s3,ray,prefect") == "unit,s3,ray,prefect"
+    assert others.required("unit,s3,ray,prefect") == "unit,s3,prefect"
     assert trainings.required("unit,s3,ray,prefect") == "ray,prefect"
     assert trainings.required("") == ""
 
