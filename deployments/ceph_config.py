@@ -57,7 +57,8 @@ bluestore block create = true
 osd memory target = 939524096
 
 [client.rgw]
-rgw frontends = beast endpoint={host}:{gateway}
+# without tcp_nodelay a small answer waits for the client's delayed acknowledgement: 44 ms a read, not 2
+rgw frontends = beast endpoint={host}:{gateway} tcp_nodelay=1
 rgw dns name =
 rgw thread pool size = 64
 # deleted multipart data stays for two hours otherwise, and a full OSD blocks without a word
