@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,13 @@ def pytest_configure(config: pytest.Config) -> None:
             Path(journal).resolve(), config.rootpath, speaks=alone, slow=Path(slow).resolve() if slow else None
         )  # fmt: skip
         config.pluginmanager.register(plugin, "pawl-journal")
+
+
+def pytest_unconfigure() -> None:
+    """A process that shares the tests ends without its exit handlers: Prefect's own server of this process would outlive it."""
+    if (prefects := sys.modules.get("prefect.server.api.server")) is not None:
+        for server in list(prefects.SubprocessASGIServer._instances.values()):
+            server.stop()
 
 
 @pytest.hookimpl(trylast=True)  # of what the markers left
