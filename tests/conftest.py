@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
-        "markers", "long: a real training that no way back needs; `make test-long`, and CI"
+        "markers", "long: what costs most and no way back needs; `make test-long`"
     )
     for name in list(os.environ):
         if name.startswith(("AWS_", "PREFECT_", "PAWL_STORAGE", "RAY_ADDRESS")):

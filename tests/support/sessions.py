@@ -4,7 +4,7 @@ A training mostly waits for processes that start, the other tests mostly compute
 of the two. One session for both would not do: DataLoader workers die in a process that had connected to Ray, so there
 the trainings come last, when nothing is left to fill their waits.
 
-`make test-long` (`--long`): what `make test` leaves out to be done in twelve minutes on two cores, in one session.
+`make test-long` (`--long`): what costs most and no way back needs, in one session.
 
 A test that failed beside others runs once more when all sessions are over, and the first one that fails again ends it.
 What passed only then is printed as failed above: real clusters on a crowded machine, to be mended. A tier that is missing
