@@ -76,7 +76,7 @@ class _OneByOne:
 def _stand_still(patch: pytest.MonkeyPatch) -> None:
     """What a check took stands in its verdict, and thereby in every digest above it.
 
-    Our own modules alone: an S3 client's event loop that sees no time go by never ends a wait.
+    Our own modules alone: what else runs in this process keeps its clock.
     """
     standing = types.SimpleNamespace(**vars(time) | {"monotonic": lambda: 0.0})
     for name, module in list(sys.modules.items()):
