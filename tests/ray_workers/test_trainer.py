@@ -132,10 +132,9 @@ def test_what_the_loop_raises_names_rank_and_error(two_raylets: Path, tmp_path: 
     failure = read_failure(str(met.value))
     assert failure is not None
     assert failure.node == socket.gethostname()
-    assert failure.settled_s is not None
     assert (
-        failure.noticed_s is None or failure.noticed_s >= 0
-    )  # None: Ray told of it before our signs were missed
+        failure.settled_s is not None
+    )  # when it was noticed may be unknown: Ray can tell before our signs are missed
     errors = [e.message for e in told if e.details.get("level") == logging.ERROR]
     assert any("ValueError: planted in the loop" in message for message in errors)
 

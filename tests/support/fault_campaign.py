@@ -38,7 +38,7 @@ from tests.support.played_commit import played_commit
 from tests.support.simulation.controls import CONTROLS
 from tests.support.simulation.enumeration import FAULTS, STEPS, sequences
 
-_SEQUENCES_A_PART = {"memory": 5, "local": 5, "s3": 1}
+_SEQUENCES_A_PART = {"memory": 5, "s3": 1}
 _SEEDS_A_PART = {"memory": SEEDS_A_PART, "local": 25, "s3": 5}
 """A part is what is lost when a campaign is stopped: on a server, where each call waits for it, it has to be small."""
 _PROCESSES = 4

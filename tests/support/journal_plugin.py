@@ -39,7 +39,6 @@ class Line:
     """Of what it ran on (`code_of`)."""
     commit: str
     seconds: float
-    slow: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +149,6 @@ class JournalPlugin:
             code=self._code(test),
             commit=self._commit,
             seconds=round(self._seconds.pop(test), 2),
-            slow=slow,
         )
         _append(self._journal, line)
         if slow and self._slow is not None:

@@ -1,8 +1,8 @@
 """`make test`: two pytest sessions side by side, the trainings and all the others; what fails there is looked at again alone.
 
-A training mostly waits for processes that start, the other tests mostly compute: together they take the time of the longer
-of the two. One session for both would not do: DataLoader workers die in a process that had connected to Ray, so there
-the trainings come last, when nothing is left to fill their waits.
+A training waits for processes that start, and the other tests fill those waits. On two cores there are few: both together
+are bound by the processor. One session for both would not do: DataLoader workers die in a process that had connected to
+Ray, so there the trainings come last.
 
 `make test-long` (`--long`): what costs most and no way back needs, in one session.
 
@@ -18,11 +18,11 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LONG", "SHORT", "Session", "main"]
+__all__ = ["LONG", "SHORT", "Session", "default_marks", "main", "worst"]
 
 _TRAININGS = "ray and prefect"
 _SOME_FAILED = 1
@@ -58,7 +58,7 @@ LONG = (Session(name="long", which="long", tiers=_TIERS),)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run both; the exit status of pytest, the worse one if both failed."""
+    """Run them; 0 if all passed, else the exit status of pytest, or 1 for a session that a signal ended."""
     parser = argparse.ArgumentParser(prog="make test", description="All tests but the matrices.")
     parser.add_argument("--long", action="store_true", help="the long ones instead of the others")
     parser.add_argument("--processes", type=int, default=2, help="that share each session's tests")
@@ -73,10 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.buffer.write(piece)
             sys.stdout.flush()
     statuses = [process.returncode for process, _ in running]
-    return max(
+    return worst(
         _second_look(session, default) if status == _SOME_FAILED else status
         for session, status in zip(sessions, statuses, strict=True)
     )
+
+
+def worst(statuses: Iterable[int]) -> int:
+    """The largest; one that a signal ended, which is negative, counts as failed."""
+    return max(status if status >= 0 else _SOME_FAILED for status in statuses)
 
 
 def default_marks(pyproject: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.sessions import LONG, SHORT, default_marks
+from tests.support.sessions import LONG, SHORT, default_marks, worst
 
 pytestmark = pytest.mark.long
 
@@ -49,6 +49,8 @@ def test_long_and_slow(): once("slow")
 @pytest.mark.prefect
 def test_training():
     once("training")
+    if os.environ["FAILS"] == "killed":
+        os.kill(int(os.environ["SESSION"]), 9)
     good = Path("good").exists() or os.environ["FAILS"] == "never"
     if os.environ["FAILS"] == "beside others":
         Path("good").touch()
@@ -56,6 +58,10 @@ def test_training():
 """
 CONFTEST = """
 import os
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        os.environ["SESSION"] = str(os.getpid())
+
 def pytest_sessionfinish(session, exitstatus):
     if os.environ.get("PAWL_REQUIRE_TIERS") == os.environ["MISSES"]:
         session.exitstatus = 8
@@ -112,6 +118,14 @@ def test_a_missing_tier_gets_no_second_look(tmp_path: Path) -> None:
     done = run_sessions(tmp_path, misses="ray")  # what is required of the trainings
     assert done.returncode == 8
     assert ran(tmp_path) == ["plain", "ray", "training"]
+
+
+def test_a_session_that_was_killed_has_failed(tmp_path: Path) -> None:
+    assert worst([0, -9]) == 1
+    assert worst([8, -9]) == 8
+    assert worst([0, 0]) == 0
+    done = run_sessions(tmp_path, fails="killed")
+    assert done.returncode == 1, done.stdout
 
 
 def test_the_two_cover_what_the_makefile_requires() -> None:
