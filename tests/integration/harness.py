@@ -34,6 +34,8 @@ PATIENCE_S = 400.0
 """Several trainings may start at once on two cores: a limit that only what hangs should meet."""
 FAMILIES: list[Family] = []
 """Of all that was started; whatever a test leaves of them is killed when it ends (conftest)."""
+_COMMANDS: dict[str, subprocess.Popen[bytes]] = {}
+"""By the mark of the family that each began: one that nobody waits for turns the next test red, as a warning."""
 
 
 def new_family() -> Family:
@@ -44,7 +46,10 @@ def new_family() -> Family:
 def kill_families(first: int = 0) -> None:
     """Kill what is left of all that were started since there were `first` of them."""
     while len(FAMILIES) > first:
-        FAMILIES.pop().kill()
+        family = FAMILIES.pop()
+        family.kill()
+        if (command := _COMMANDS.pop(family.mark, None)) is not None:
+            command.wait(20)
 
 
 def wait_until(true: Callable[[], Any], timeout_s: float = PATIENCE_S, what: str = "") -> Any:
@@ -160,6 +165,7 @@ def start_pawl(folder: Path, *arguments: str, env: Mapping[str, str] | None = No
             command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {}), **family.environment}, start_new_session=True,
         )  # fmt: skip
+    _COMMANDS[family.mark] = process
     return PawlProcess(process=process, log=log, family=family, command=command)
 
 
