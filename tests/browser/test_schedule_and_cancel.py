@@ -84,5 +84,5 @@ def test_a_run_that_is_cancelled_ends_with_what_it_has(
     playground.wait_for(flow_run_id, "Cancelled")
     ui.wait_for_state("Cancelled", 120_000)  # on the page that was left open
     (attempt,) = stored.state.attempts.values()
-    assert attempt.outcome == "cancelled", attempt
+    assert (attempt.outcome, attempt.reason) == ("interrupted", "cancelled"), attempt
     assert attempt.last_step == stored.steps()[-1]
