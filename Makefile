@@ -107,6 +107,10 @@ bench: setup ## Measure stalls, uploads and restores beside the rivals, write do
 bench-interval: setup ## Play the rules for the interval between saves against each other; writes docs/interval.md
 	$(BIN)/python -m benchmarks.interval_run --write docs/interval.md $(BENCH)
 
+.PHONY: bench-overhead
+bench-overhead: setup ## Train in pairs, with saves at the interval of `auto` and without any; writes what they cost into docs/interval.md
+	$(BIN)/python -m benchmarks.overhead_run --write docs/interval.md $(BENCH)
+
 .PHONY: bench-scale
 bench-scale: setup ## Play 1 to 10,000 ranks, 1,000 versions, 100,000 records; writes their table in docs/performance.md
 	$(BIN)/python -m benchmarks.scale --write docs/performance.md $(BENCH)
