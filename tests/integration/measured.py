@@ -180,10 +180,10 @@ class Measured:
         lines = [line.split() for line in self.trace.read_text().splitlines()]
         return sorted(((int(p), float(t)) for r, p, t in lines if r == "0"), key=lambda one: one[1])
 
-    def record(self, order: int, failure: str, back: str, at: float) -> Row:
-        """What it cost, once the run is finished."""
+    def record(self, order: int, failure: str, back: str, at: float, last: int = STEPS) -> Row:
+        """What it cost, once the run is finished with its step `last`."""
         newest = self.stored.state.newest_first()[0]
-        assert newest.step == STEPS, f"the run ended at step {newest.step}"
+        assert newest.step == last, f"the run ended at step {newest.step}"
         steps = self.steps()
         row = Row(
             order=order, failure=failure, back=back, steps=len(steps) - newest.step,

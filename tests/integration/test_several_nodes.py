@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ray_workers.ray_jobs import RayJobs
@@ -17,7 +18,7 @@ from ray_workers.store.log import RunLog
 from ray_workers.store.opening import StorageTarget
 from tests.integration.conftest import PrefectServer
 from tests.integration.harness import SMALL, StoredRun, wait_until
-from tests.integration.measured import Measured, Server
+from tests.integration.measured import STEPS_OF_SMALL, Measured, Server
 from tests.support.net_nodes import NetNodes
 
 pytestmark = [
@@ -28,6 +29,7 @@ pytestmark = [
     pytest.mark.timeout(1500),
 ]
 LONG_S = 400
+RANKS = 2
 
 
 @pytest.fixture
@@ -56,17 +58,17 @@ def test_a_node_cut_off_in_the_middle_of_a_save_commits_nothing_more_and_the_run
     )
     stored.wait_for_versions(2, LONG_S)
     at_work = [n for n in range(1, 4) if nodes.actors(n, "RayTrainWorker")]
-    assert len(at_work) == 2  # one rank a node
+    assert len(at_work) == RANKS  # one a node
     lost = at_work[1]
     agent = wait_until(lambda: nodes.actors(lost, "NodeAgent"), what="an agent")[0]
 
-    agent.send_signal(signal.SIGSTOP)  # its rank's shard of the next version stays half way
     shards = tmp_path / "store" / "runs" / "run" / "shards"
     old_fence = max(stored.state.attempts)
-    before = len(list(shards.rglob("*.safetensors")))
-    wait_until(
-        lambda: len(list(shards.rglob("*.safetensors"))) > before, LONG_S, "the other rank's shard"
-    )
+    stop_at_rest(agent, stored)  # its rank's shard of the next version stays half way
+    whole = RANKS * stored.committed()
+    wait_until(lambda: stored.stored_shards() > whole, LONG_S, "the other rank's shard")
+    taken = len(run.steps())
+    wait_until(lambda: len(run.steps()) > taken + 2, LONG_S, "both ranks, past that save")
     at = run.fail(lambda: nodes.cut(lost))
     wait_until(lambda: max(stored.state.attempts) > old_fence, LONG_S, "the next attempt")
     committed = len(stored.state.versions)
@@ -75,7 +77,9 @@ def test_a_node_cut_off_in_the_middle_of_a_save_commits_nothing_more_and_the_run
     old = shards / f"{old_fence:020d}"
     theirs = len(list(old.iterdir()))
     agent.send_signal(signal.SIGCONT)  # a zombie: cut off from its head, not from the store
-    wait_until(lambda: len(list(old.iterdir())) > theirs, LONG_S, "the zombie's late shard")
+    wait_until(
+        lambda: len(list(old.iterdir())) > theirs, LONG_S, f"the zombie's late shard; {agent}"
+    )
     nodes.join(lost)
     assert process.wait(900) == 0, process.output
     assert stored.final_digests() == uninterrupted
@@ -89,5 +93,18 @@ def test_a_node_cut_off_in_the_middle_of_a_save_commits_nothing_more_and_the_run
         start_incarnation(log, old_fence, 1)
     run.record(
         8, "a node cut off in the middle of a save, joined again later",
-        "the flow retries as a new job on the other nodes", at,
+        "the flow retries as a new job on the other nodes", at, last=STEPS_OF_SMALL,
     )  # fmt: skip
+
+
+def stop_at_rest(agent: psutil.Process, stored: StoredRun) -> None:
+    """SIGSTOP while every shard that is stored belongs to a version: this agent has not stored its own of the next one."""
+
+    def stopped() -> bool:
+        agent.send_signal(signal.SIGSTOP)
+        if stored.stored_shards() == RANKS * stored.committed():
+            return True
+        agent.send_signal(signal.SIGCONT)
+        return False
+
+    wait_until(stopped, LONG_S, "a moment between two saves")
