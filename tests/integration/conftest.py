@@ -54,11 +54,24 @@ class PrefectServer:
 
 
 @pytest.fixture(autouse=True)
-def nothing_outlives_its_test() -> Iterator[None]:
-    """A failed test leaves no training behind that would starve the next one, Ray's daemons included."""
+def nothing_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A failed test leaves no training behind that would starve the next one, Ray's daemons included.
+
+    Nor does any test leave automations on the shared server: they would call a later test's training dead.
+    """
     before = len(FAMILIES)
     yield
     kill_families(before)
+    if "prefect_server" in request.fixturenames:
+        _remove_automations(request.getfixturevalue("prefect_server").api_url)
+
+
+def _remove_automations(api_url: str) -> None:
+    with httpx.Client(base_url=api_url, timeout=60) as client:
+        answer = client.post("/automations/filter", json={"limit": 200})
+        answer.raise_for_status()
+        for automation in answer.json():
+            client.delete(f"/automations/{automation['id']}").raise_for_status()
 
 
 @pytest.fixture(scope="session")
