@@ -22,6 +22,7 @@ from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
+from deployments.own_prefect import HEARTBEAT_S
 from ray_workers.store.errors import InvalidInputError
 
 __all__ = ["PREFIX", "TAG", "ComeBack", "automations"]
@@ -34,8 +35,8 @@ PREFIX = "pawl: "
 MAX_RUNS = 9
 MIN_WAIT_S = 10
 """Prefect looks at waiting automations no oftener."""
-MIN_SILENCE_S = 90
-"""Three heartbeats of 30 seconds, the shortest that Prefect has."""
+MIN_SILENCE_S = 3 * HEARTBEAT_S
+"""Three heartbeats of the shortest kind that Prefect has."""
 
 _SECOND = 2
 _ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
@@ -70,7 +71,7 @@ class ComeBack:
             )
         if self.lost_after_seconds < MIN_SILENCE_S:
             raise InvalidInputError(
-                f"A run may be taken for dead after {MIN_SILENCE_S} seconds of silence at the least: it beats every 30."
+                f"A run may be taken for dead after {MIN_SILENCE_S} seconds of silence at the least: it beats every {HEARTBEAT_S}."
             )
 
     def wait_before(self, try_number: int) -> int:

@@ -10,14 +10,20 @@ from pathlib import Path
 
 from deployments.server_libraries import refuse_unfit
 
-__all__ = ["prepare_prefect", "start_prefects_server"]
+__all__ = ["HEARTBEAT_S", "prepare_prefect", "start_prefects_server"]
 
+HEARTBEAT_S = 30
+"""Seconds between the signs of life that a flow run of Pawl's gives; the shortest that Prefect has, whose own default is 180."""
 _START_LIMIT_S = "90"
 
 
 def prepare_prefect() -> None:
-    """Without a Prefect server of the user's own: an ephemeral one, with a home beside the project."""
+    """Settings of this process's flow run; without a Prefect server of the user's own, an ephemeral one beside the project.
+
+    It beats as a deployed run does: Pawl's automations on that server would otherwise call it dead while it trains.
+    """
     refuse_unfit("fastapi")  # it would only be said after the server's whole start limit
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_S))
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", _START_LIMIT_S)
     configured = any(
         os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE")

@@ -63,6 +63,8 @@ class CheckpointManager:
         """Steps of which a save went down with an earlier coordinator, and the ranks whose shards of it are accounted for."""
         self._parent: VersionRef | None = None
         """This attempt's last version."""
+        self._newest = -1
+        """Its step."""
         self._last: Base | None = None
         """The same, for the next to build on."""
         self._dropped_in_a_row = 0
@@ -87,13 +89,19 @@ class CheckpointManager:
                 )
             if self._lost_before(report):
                 return self.lost(step)
-            self._drop_older(step)
+            if step < self._newest:
+                return self._dropped(step, self._overtaken())
             pending = self._pending.setdefault(step, _Pending(report.staged.world_size))
             pending.reports[report.staged.rank] = report
             if len(pending.reports) < pending.world_size:
                 return None
             del self._pending[step]
-            return self._commit(step, [pending.reports[rank] for rank in sorted(pending.reports)])
+            outcome = self._commit(
+                step, [pending.reports[rank] for rank in sorted(pending.reports)]
+            )
+            if outcome.number is not None:
+                self._drop_older(step)
+            return outcome
 
     def give_up(self, step: int, reason: str) -> VersionOutcome:
         """One rank has no shard for this step and never will: drop the version, spend the budget."""
@@ -157,9 +165,20 @@ class CheckpointManager:
         return bool(self._pending)
 
     def _drop_older(self, step: int) -> None:
+        """Versions follow each other by step, so a save that is still half gathered behind this one never becomes one.
+
+        Only now: shards of several saves are on their way at once, and come in any order. Until a newer save is a version, an
+        older one may be all that there will be.
+        """
+        self._newest = step
         for older in [s for s in self._pending if s < step]:
             del self._pending[older]
-            self._dropped(older, f"a rank went on to step {step} without its shard of step {older}")
+            self._dropped(older, self._overtaken())
+
+    def _overtaken(self) -> str:
+        return (
+            f"the save of step {self._newest} became a version before all of its shards were stored"
+        )
 
     def _commit(self, step: int, reports: list[ShardReport]) -> VersionOutcome:
         reused = frozenset[str]().union(*(report.reused for report in reports))

@@ -39,7 +39,15 @@ class Gathering:
             settled.set()
             if self._settled.get(step) is settled:
                 del self._settled[step]  # what was lost may be saved once more
+        self._answer_others(step)
         return outcome
+
+    def _answer_others(self, step: int) -> None:
+        """A version drops the saves that it overtook: whoever waits for one of them waits for nothing."""
+        for other in [
+            s for s in self._settled if s < step and self._manager.outcome(s) is not None
+        ]:
+            self._settled.pop(other).set()
 
     async def settle(self, timeout_s: float) -> bool:
         """Wait until no version is half gathered; whether that came true in time."""

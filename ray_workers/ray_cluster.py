@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -18,7 +19,7 @@ from ray_workers.config import Scaling
 from ray_workers.store.clock import epoch_seconds
 from ray_workers.store.errors import ClusterUnavailableError, InvalidInputError
 
-__all__ = ["NAMESPACE", "draining_nodes", "ray_cluster", "shipped_code"]
+__all__ = ["NAMESPACE", "daemons_out_of_reach", "draining_nodes", "ray_cluster", "shipped_code"]
 
 NAMESPACE = "pawl"
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
@@ -111,12 +112,32 @@ def _workers_here(scaling: Scaling) -> int:
     return max(scaling.workers, min(scaling.max_workers, possible))
 
 
+@contextlib.contextmanager
+def daemons_out_of_reach() -> Iterator[None]:
+    """What Ray starts meanwhile leads a session of its own, so that signals to this process's group do not reach it.
+
+    Prefect's worker cancels a flow run by SIGTERM to the whole group. Ray's daemons would be gone at once, while the workers
+    make their last save. They end with this process all the same: Ray ends them, or the kernel when it was killed; where the
+    kernel does not (other systems than Linux), Ray itself needs them in the group. Ray has no option for it.
+    """
+    services: Any = ray._private.services  # noqa: SLF001
+    kernel: Any = ray._private.utils  # noqa: SLF001
+    start = services.ConsolePopen
+    if kernel.detect_fate_sharing_support_linux():
+        services.ConsolePopen = functools.partial(start, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = start
+
+
 def _start_here(**settings: Any) -> None:
     """Start a cluster on this machine. Ray gives its node 30 seconds, which a crowded machine may need for its imports."""
     for _ in range(_STARTS):
         try:
-            # "local": never the cluster that happens to run on this machine
-            ray.init(address="local", **settings)
+            with daemons_out_of_reach():
+                # "local": never the cluster that happens to run on this machine
+                ray.init(address="local", **settings)
         except Exception as error:  # Ray raises no narrower type
             if _TOO_SLOW not in str(error):
                 raise

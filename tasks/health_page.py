@@ -105,8 +105,9 @@ def _picture(title: str, svg: str | None) -> str | None:
 def _runs_table(runs: tuple[RunHealth, ...]) -> str | None:
     if not runs:
         return None
+    # What counts most comes first: Prefect's older page has no room for all of it, and scrolls.
     heads = (
-        "", "run", "newest versions", "at risk", "recovery, median / p95", "saves every", "missed", "dropped",
+        "", "run", "at risk", "recovery, median / p95", "newest versions", "saves every", "missed", "dropped",
     )  # fmt: skip
     order = {"critical": 0, "warning": 1, "ready": 2}
     ranked = sorted(runs, key=lambda run: (order[run.verdict], run.status != "running", run.run))
@@ -121,9 +122,9 @@ def _run_row(run: RunHealth) -> list[str]:
     return [
         _SIGNS[run.verdict],
         f"**{plain(run.run, 60)}** {plain(run.status, 20)}",
-        _newest(run),
         DASH if risk is None else f"{duration(risk.seconds)}{steps}{hours}",
         _recovery(recovery),
+        _newest(run),
         f"{duration(rhythm.interval_s)}{best}",
         _few(rhythm.missed),
         _few(rhythm.dropped),

@@ -14,10 +14,20 @@ from prefect.client.schemas.filters import (
 )
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deployments.automations import MIN_SILENCE_S, ComeBack, automations
 from tests.integration.conftest import PrefectServer
 from tests.integration.traced_training import Training
 
 pytestmark = [pytest.mark.ray, pytest.mark.prefect, pytest.mark.timeout(1200)]
+
+
+def add_automations(server: PrefectServer) -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: server.api_url}),
+        get_client(sync_client=True) as client,
+    ):
+        for one in automations(ComeBack(lost_after_seconds=MIN_SILENCE_S)):
+            client.create_automation(one)
 
 
 def stacks_on_the_page(server: PrefectServer, flow_run_id: str) -> str:
@@ -39,9 +49,11 @@ def stacks_on_the_page(server: PrefectServer, flow_run_id: str) -> str:
 def test_a_hung_rank_ends_its_attempt_with_all_stacks_and_the_retry_ends_in_the_same_bits(
     project: Path, prefect_server: PrefectServer, uninterrupted: list[str]
 ) -> None:
+    """Pawl's automations are on the server, and do not call the run dead: it hangs, but beats."""
+    add_automations(prefect_server)
     training = Training(project, prefect_server)
     training.hang_at = 18
-    process = training.start("--hung-after", "60", retries=1)
+    process = training.start("--hung-after", "100", retries=1)
     assert process.wait() == 0, process.output
     assert training.outcomes() == ["failed", "completed"]
     first, _ = training.stored.state.attempts.values()

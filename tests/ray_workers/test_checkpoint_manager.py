@@ -127,15 +127,48 @@ def test_a_report_under_another_fence_is_void(store):
     assert read_run(store, "run").versions == {}
 
 
-def test_a_rank_that_goes_on_drops_the_older_version(store):
+def report_both(manager, step, **values):
+    report(manager, step, rank=0, **values)
+    return report(manager, step, rank=1, **values)
+
+
+def steps(store):
+    return [v.step for v in read_run(store, "run").versions.values()]
+
+
+def test_shards_of_two_saves_come_in_any_order_and_both_become_versions(store):
     manager = new_manager(store)
     report(manager, 10, rank=0)
     report(manager, 20, rank=0)
+    assert report(manager, 10, rank=1).number == 1
+    assert report(manager, 20, rank=1).number == 2
+    assert steps(store) == [10, 20]
+
+
+def test_a_save_that_a_newer_version_overtook_never_becomes_one(store):
+    manager = new_manager(store)
+    report(manager, 10, rank=0)
+    assert report_both(manager, 20).number == 1
     late = report(manager, 10, rank=1)
     assert late.number is None
-    assert "went on to step 20" in late.reason
-    assert report(manager, 20, rank=1).number == 1
-    assert [v.step for v in read_run(store, "run").versions.values()] == [20]
+    assert "step 20 became a version before" in late.reason
+    assert steps(store) == [20]
+
+
+def test_nor_does_one_of_which_no_shard_was_there_yet(store):
+    manager = new_manager(store)
+    assert report_both(manager, 20).number == 1
+    assert report(manager, 10, rank=0).number is None
+    assert report(manager, 10, rank=1).number is None
+    assert steps(store) == [20]
+
+
+def test_a_newer_save_that_fails_takes_no_older_one_with_it(store):
+    manager = new_manager(store)
+    report(manager, 10, rank=0)
+    assert report_both(manager, 20, rows=0).number is None
+    assert report(manager, 10, rank=1).number == 1
+    assert steps(store) == [10]
 
 
 def test_a_manifest_that_covers_too_little_is_dropped_and_not_committed(store):

@@ -78,3 +78,17 @@ def test_who_waits_too_long_gives_the_step_up(manager):
     outcome = asyncio.run(play())
     assert outcome.number is None
     assert "did not store their shards" in str(outcome.reason)
+
+
+def test_a_version_answers_those_whose_save_it_overtook(manager):
+    async def play():
+        gathering = Gathering(manager)
+        older = await waiting(gathering, manager, 0)
+        both = [gathering.answer(20, lambda r=rank: report(manager, 20, r)) for rank in (0, 1)]
+        await asyncio.gather(*both)
+        return await asyncio.wait_for(older, 60), await gathering.settle(0.01)
+
+    older, settled = asyncio.run(play())
+    assert older.number is None
+    assert "step 20 became a version before" in str(older.reason)
+    assert settled

@@ -1,16 +1,18 @@
-"""A machine too busy for Ray's own time limit costs a second start, not the attempt."""
+"""A machine too busy for Ray's own time limit costs a second start, not the attempt; signals to our group miss Ray's daemons."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from ray._private import services
 
 from ray_workers.config import Scaling
-from ray_workers.ray_cluster import ray_cluster
+from ray_workers.ray_cluster import daemons_out_of_reach, ray_cluster
 from ray_workers.store.errors import ClusterUnavailableError
 
 SLOW = Exception("The current node timed out during startup. This could happen because …")
@@ -62,3 +64,27 @@ def test_another_error_is_no_matter_of_time(
     with pytest.raises(ValueError, match="no such thing"), ray_cluster(Scaling(), tmp_path):
         pass
     assert calls == ["init"]
+
+
+@pytest.fixture
+def daemon() -> Iterator[Callable[[], int]]:
+    """Starts a process as Ray starts its daemons; its process group."""
+    started = []
+
+    def start() -> int:
+        info = services.start_ray_process(["sleep", "60"], "log_monitor", fate_share=True)
+        started.append(info.process)
+        return os.getpgid(info.process.pid)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait(10)
+
+
+def test_a_signal_to_the_process_group_does_not_reach_rays_daemons(
+    daemon: Callable[[], int],
+) -> None:
+    with daemons_out_of_reach():
+        assert daemon() != os.getpgid(0)
+    assert daemon() == os.getpgid(0)  # else this test shows nothing
