@@ -94,7 +94,7 @@ class JournalPlugin:
         root: folder of the repository.
         speaks: whether this process hears of all tests. Of those that share them each only leaves out what had passed
             when the session began, also one that is started later.
-        slow: a second journal, of the slow tests alone; what it tells of other code is dropped.
+        slow: a second journal, of the slow tests alone; what it tells of other code stays in it until the test has run again.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class JournalPlugin:
             journal.parent.mkdir(parents=True, exist_ok=True)
             known = read_journal(journal)
             if slow is not None:
-                known = [*_drop_other_code(slow, self._code), *known]
+                known = [*_of_present_code(slow, self._code), *known]
             self._passed = {line.test: line.code for line in known if line.outcome == "passed"}
             self._snapshot.write_text(json.dumps(self._passed))
 
@@ -160,20 +160,26 @@ def _append(journal: Path, line: Line) -> None:
         page.write(json.dumps(asdict(line)) + "\n")
 
 
-def _drop_other_code(journal: Path, code: Callable[[str], str]) -> list[Line]:
-    """The lines that tell of the present code; the others are taken out of the file, and those of modules that are gone."""
+def _of_present_code(journal: Path, code: Callable[[str], str]) -> list[Line]:
+    """The lines that tell of the present code. Of other code they stay until their test has run again; of tests that are gone, not."""
     every = read_journal(journal)
-    kept = [line for line in every if _is_of(line, code)]
+    present = [line for line in every if _code(line, code) == line.code]
+    again = {line.test for line in present}
+    kept = [
+        line
+        for line in every
+        if line in present or (_code(line, code) is not None and line.test not in again)
+    ]
     if len(kept) < len(every):
         journal.write_text("".join(json.dumps(asdict(line)) + "\n" for line in kept))
-    return kept
+    return present
 
 
-def _is_of(line: Line, code: Callable[[str], str]) -> bool:
+def _code(line: Line, code: Callable[[str], str]) -> str | None:
     try:
-        return line.code == code(line.test)
+        return code(line.test)
     except FileNotFoundError:
-        return False
+        return None
 
 
 def _beside(journal: Path, what: str) -> Path:

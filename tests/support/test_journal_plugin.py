@@ -122,15 +122,21 @@ def test_another_clone_goes_on_with_the_slow_ones(folder: pytest.Pytester) -> No
     ]
 
 
-def test_slow_ones_that_passed_on_other_code_are_forgotten(folder: pytest.Pytester) -> None:
+def test_slow_ones_that_passed_on_other_code_run_again_and_are_told_of_until_then(
+    folder: pytest.Pytester,
+) -> None:
+    def told() -> list[str]:
+        return [line.test for line in read_journal(folder.path / "slow.jsonl")]
+
     folder.makepyfile(test_it=SLOW, test_gone=SLOW)
     run(folder)
     (folder.path / "test_gone.py").unlink()
     (folder.path / "ray_workers/changed.py").write_text("A = 1\n")
+    assert run(folder, "-k", "nothing") == {"deselected": 2}
+    assert told() == ["test_it.py::test_hours"]  # on the code before
     assert run(folder)["passed"] == 2
-    assert [line.test for line in read_journal(folder.path / "slow.jsonl")] == [
-        "test_it.py::test_hours"
-    ]
+    run(folder)
+    assert told() == ["test_it.py::test_hours"]  # on this one
 
 
 def test_a_line_cut_off_is_passed_over(tmp_path: Path) -> None:
