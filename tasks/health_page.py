@@ -58,9 +58,8 @@ def render_health(report: HealthReport) -> HealthPage:
             _storage_table(report.storage),
         ]
     markdown = "\n\n".join(section for section in sections if section) + "\n"
-    headline = (
-        f"{sign} **{report.verdict}** · {len(report.runs)} runs  \n{plain(report.reason, 80)}"
-    )
+    runs = f"{len(report.runs)} run{'' if len(report.runs) == 1 else 's'}"
+    headline = f"{sign} **{report.verdict}** · {runs}  \n{plain(report.reason, 80)}"
     return HealthPage(markdown=markdown, headline=headline)
 
 
