@@ -67,11 +67,17 @@ def nothing_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _remove_automations(api_url: str) -> None:
-    with httpx.Client(base_url=api_url, timeout=60) as client:
+    """Until none is left: a server on SQLite answers 503 while another process writes."""
+
+    def removed() -> bool:
         answer = client.post("/automations/filter", json={"limit": 200})
-        answer.raise_for_status()
-        for automation in answer.json():
-            client.delete(f"/automations/{automation['id']}").raise_for_status()
+        found = answer.json() if answer.is_success else None
+        for automation in found or ():
+            client.delete(f"/automations/{automation['id']}")
+        return found == []
+
+    with httpx.Client(base_url=api_url, timeout=60) as client:
+        wait_until(removed, what="a server without automations")
 
 
 @pytest.fixture(scope="session")
