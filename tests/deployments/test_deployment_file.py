@@ -7,6 +7,7 @@ import pytest
 
 from deployments.automations import TAG
 from deployments.deployment_file import problems_in, read_deployments
+from deployments.own_prefect import HEARTBEAT_S
 from ray_workers.store.errors import InvalidInputError
 
 FLOWS = Path(__file__).parents[2] / "flows"
@@ -37,7 +38,7 @@ def test_every_deployment_carries_the_tag_that_the_automations_look_for(file):
 def test_every_deployment_beats_fast_enough_for_the_automations(file):
     for each in file["deployments"]:
         beat = each["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]
-        assert int(beat) * 3 <= 90
+        assert int(beat) == HEARTBEAT_S
 
 
 @pytest.mark.parametrize(

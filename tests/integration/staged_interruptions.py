@@ -91,6 +91,9 @@ class StagedInterruption(Training):
         super().__init__(project, server)
         self.cell, self.head = cell, head
         self.busy = slowness()
+        self.held_s = 0.0
+        """So long the save in flight was held, if it went on."""
+        self._held_at = 0.0
         self._gates = self.gates(HELD + 1, ASKED + 1, settle=HELD + 1)
         self._shard_gate: ShardGate | None = None
         self._started: PawlProcess | _ByWorker | None = None
@@ -136,6 +139,7 @@ class StagedInterruption(Training):
         self._gates.open(HELD + 1)
         self._gates.reach(ASKED + 1)
         hold.reached()
+        self._held_at = time.monotonic()
         assert self.stored.steps() == BEFORE
         assert not _TOLD.search(self.said()), "the request came before training was ready for it"
         return hold
@@ -164,6 +168,7 @@ class StagedInterruption(Training):
             self._gates.asked_to_end(ASKED + 1)
         if self.cell.goes_on:
             hold.end()
+            self.held_s = time.monotonic() - self._held_at
         if self.cell.goes_on or not staged:
             self._gates.asked_to_end(ASKED + 1)
             self._gates.open(ASKED + 1)

@@ -106,6 +106,7 @@ def test_a_save_in_flight_when_the_end_is_asked_for(
 def assert_both_are_kept(training: StagedInterruption) -> None:
     if training.cell.asked.key == "time_limit" and training.stored.steps()[-1] == IN_FLIGHT:
         # It was held for minutes, until the limit came. Heard of in time, it is the longest save so far, and no other fits.
+        assert training.held_s > training.grace_s()
         assert training.stored.steps() == [*BEFORE, IN_FLIGHT]
         assert training.steps_redone() == ASKED + 1 - IN_FLIGHT
         return

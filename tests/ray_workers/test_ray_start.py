@@ -15,6 +15,7 @@ from ray_workers.config import Scaling
 from ray_workers.ray_cluster import daemons_out_of_reach, ray_cluster
 from ray_workers.store.errors import ClusterUnavailableError
 
+ORDINARY = services.ConsolePopen
 SLOW = Exception("The current node timed out during startup. This could happen because …")
 
 
@@ -28,6 +29,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
         def init(**settings: Any) -> None:
             assert settings["address"] == "local"
+            assert services.ConsolePopen is not ORDINARY  # out of reach (below)
             calls.append("init")
             if (ending := left.pop(0)) is not None:
                 raise ending
