@@ -149,6 +149,7 @@ def test_a_save_that_a_newer_version_overtook_never_becomes_one(store):
     manager = new_manager(store)
     report(manager, 10, rank=0)
     assert report_both(manager, 20).number == 1
+    assert not manager.busy()  # nothing waits for what cannot come
     late = report(manager, 10, rank=1)
     assert late.number is None
     assert "step 20 became a version before" in late.reason
