@@ -1,7 +1,8 @@
 """A Ray cluster whose nodes are network namespaces of this machine, joined by a bridge: a cable can be pulled.
 
 Needs root and iproute2. Everything is made under names of its own and removed at the end; files are shared by all nodes,
-as with a network file system, so a node that is cut off still reaches a store that is a folder.
+as with a network file system, so a node that is cut off still reaches a store that is a folder. Shared memory is each
+node's own, as on machines of their own: the next attempt's agents remove what an overtaken one staged beside them.
 """
 
 from __future__ import annotations
@@ -123,7 +124,8 @@ class NetNodes:
 
     def _ray(self, node: int, *options: str) -> None:
         command = [
-            "ip", "netns", "exec", _space(node), RAY, "start", "--block", "--disable-usage-stats",
+            "ip", "netns", "exec", _space(node), "sh", "-c", _OWN_MEMORY, "sh",
+            RAY, "start", "--block", "--disable-usage-stats",
             f"--node-ip-address={_ip(node)}", "--object-store-memory=100000000", *options,
         ]  # fmt: skip
         with (self.folder / f"node-{node}.log").open("ab") as out:
@@ -165,6 +167,8 @@ class NetNodes:
 
 
 _BRIDGE = "pawl-br"
+_OWN_MEMORY = 'mount -t tmpfs -o size=512m pawl-shm /dev/shm && exec "$@"'
+"""`ip netns exec` gives every command a mount namespace, so nobody else sees this."""
 _NET = "10.213.77"
 
 
