@@ -87,7 +87,10 @@ def _continues(state: RunState, later: VersionState, version: VersionState) -> b
     attempt = state.attempts.get(later.fence)
     if later.fence == version.fence:
         return True
-    return attempt is not None and attempt.resume_origin is None and attempt.resume == version.name
+    if attempt is None:
+        return False
+    begun = state.begun(attempt)
+    return begun.resume_origin is None and begun.resume == version.name
 
 
 def next_value(version: Manifest, later: Manifest, metric: str) -> float | None:

@@ -131,7 +131,8 @@ def _attempt_row(
             "lost",
             "its end was not recorded: it was killed, or a later one took over",
         )
-    resume, origin = attempt.resume, attempt.resume_origin
+    begun = state.begun(attempt)
+    resume, origin = begun.resume, begun.resume_origin
     foreign = None if origin is None else origin.run
     return AttemptRow(
         number=number,
@@ -143,9 +144,10 @@ def _attempt_row(
         ended_at=attempt.ended_at,
         outcome=outcome,
         reason=None if outcome == "completed" else reason,
+        restarted=state.writer_before(attempt) is not None,
         resumed_from=None if resume is None else _reference(foreign, resume.number),
-        resume_step=resume_step(state, attempt, origin_step),
-        resumed_at=attempt.resume_at,
+        resume_step=resume_step(state, begun, origin_step),
+        resumed_at=begun.resume_at,
         required=attempt.required,
         passed_over=tuple((str(p.version.number), p.reason) for p in attempt.passed_over),
         steps_lost=loss.steps,

@@ -166,9 +166,7 @@ class _Chart:
     def resumes(self) -> Iterator[str]:
         """A vertical line where an attempt resumed, and above it the attempt's number, as far as there is room."""
         begun = sorted(self.lanes, key=lambda lane: (lane.start, lane.attempt.number))
-        places = {
-            num(self.x(lane.start)) for lane in begun if lane.attempt.resumed_from is not None
-        }
+        places = {num(self.x(lane.start)) for lane in begun if lane.attempt.resumed}
         faint = ' opacity=".35"' if len(places) > _MANY_ATTEMPTS else ""
         path = "".join(f"M{at} {num(_TOP - 6)}V{num(_BOTTOM)}" for at in sorted(places, key=float))
         if path:
@@ -209,7 +207,7 @@ class _Chart:
             items.append(LegendItem(symbol='<use href="#o"/>', label="newest sound"))
         if len(self.lanes) > 1:
             items.append(LegendItem(symbol=_PILL, label="attempt"))
-        if any(lane.attempt.resumed_from is not None for lane in self.lanes):
+        if any(lane.attempt.resumed for lane in self.lanes):
             items.append(LegendItem(symbol='<path class="d" d="M0-11V11"/>', label="resumed"))
         if redone_spans(self.lanes):
             patch = '<rect x="-10" y="-9" width="20" height="18" fill="url(#h)"/>'

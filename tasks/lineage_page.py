@@ -97,10 +97,13 @@ def _named(version: VersionRow) -> str:
 
 
 def _resumed_short(attempt: AttemptRow) -> str:
+    if attempt.undecided:
+        return "no version chosen"
     if attempt.resumed_from is None:
-        return "started from nothing"
+        return "went on" if attempt.restarted else "started from nothing"
+    verb = "went on after" if attempt.restarted else "resumed from"
     name = attempt.resumed_from
-    return f"resumed from {plain(name, 80) if '@' in name else f'v{plain(name, 20)}'}"
+    return f"{verb} {plain(name, 80) if '@' in name else f'v{plain(name, 20)}'}"
 
 
 def _progress(report: RunReport) -> str:
@@ -176,25 +179,47 @@ def _resumed(report: RunReport) -> str | None:
     if names:
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         told.append(f"Passed over, for the reasons below: {', '.join(names[:_MAX_NAMES])}{more}.")
-    if attempt.steps_lost is not None and attempt.number > 1:
+    if attempt.steps_lost is not None and attempt.number > 1 and not attempt.restarted:
         told.append(_lost(attempt))
     return " ".join(told)
 
 
 def _choice(report: RunReport, attempt: AttemptRow) -> str:
+    if attempt.undecided:
+        return _undecided(attempt)
+    if attempt.restarted:
+        return _went_on(report, attempt)
     if attempt.resumed_from is None:
         nothing = "no version could be resumed" if report.versions else "there was no version yet"
         return f"Attempt {attempt.number} started from nothing" + (
             f": {nothing}." if attempt.number > 1 else "."
         )
-    step = next((v.step for v in report.versions if str(v.number) == attempt.resumed_from), None)
-    step = attempt.resume_step if step is None else step
-    at = "" if step is None else f" (step {count(step)})"
-    text = f"Attempt {attempt.number} resumed from **{reference(attempt.resumed_from)}**{at}"
+    text = f"Attempt {attempt.number} resumed from {_start(report, attempt.resumed_from, attempt)}"
     if "@" in attempt.resumed_from:
         return f"{text}, a version of another run."
     rung = "" if attempt.required is None else f" at rung {plain(attempt.required, 20)} or above"
     return f"{text}: the newest version{rung} whose every byte was read back and holds."
+
+
+def _start(report: RunReport, name: str, attempt: AttemptRow) -> str:
+    step = next((v.step for v in report.versions if str(v.number) == name), None)
+    step = attempt.resume_step if step is None else step
+    return f"**{reference(name)}**" + ("" if step is None else f" (step {count(step)})")
+
+
+def _undecided(attempt: AttemptRow) -> str:
+    if attempt.outcome is None:
+        return f"Attempt {attempt.number} has not chosen yet what to resume."
+    return f"What attempt {attempt.number} resumed is not recorded: it ended before it had chosen, or the record is damaged."
+
+
+def _went_on(report: RunReport, attempt: AttemptRow) -> str:
+    name = attempt.resumed_from
+    after = "" if name is None else f" after {_start(report, name, attempt)}"
+    return (
+        f"Attempt {attempt.number} went on{after} where attempt {attempt.number - 1} was: the checkpoint actor was started "
+        "again, training did not stop."
+    )
 
 
 def _lost(attempt: AttemptRow) -> str:

@@ -80,6 +80,16 @@ def test_what_follows_a_version_is_of_its_attempt_or_resumed_from_it(run):
     assert numbers == {1: [2, 3, 4], 2: [3, 5], 3: []}
 
 
+def test_what_follows_a_version_may_be_committed_by_an_actor_started_again(run):
+    run.restart_actor()
+    run.commit(40)
+    run.start(1)
+    run.restart_actor()
+    run.commit(50)
+    numbers = {n: [v.number for v in followers(state(run), run.version(n))] for n in (1, 3)}
+    assert numbers == {1: [2, 3, 5], 3: [4]}
+
+
 def test_the_next_value_is_the_one_recorded_under_the_same_conditions(run):
     before, after = manifest(run, 1), manifest(run, 2)
     assert next_value(before, after, "loss") == 1.0 / 11

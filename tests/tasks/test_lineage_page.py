@@ -110,6 +110,53 @@ def test_a_first_attempt_started_from_nothing():
     )
 
 
+def with_last_attempt(report, **changes):
+    *others, last = report.attempts
+    return replace(report, attempts=(*others, replace(last, **changes)))
+
+
+def restarted():
+    lives = [Life(until=250, outcome="lost"), Life(resumed_from="2", until=360)]
+    return with_last_attempt(made_up_report(lives), restarted=True, steps_lost=0, seconds_lost=0.0)
+
+
+def test_an_actor_started_again_is_told_as_training_that_went_on():
+    page = render(restarted())
+    assert page.headline.endswith("newest sound v3 · went on after v2")
+    told = section(page.markdown, "What was resumed, and why")
+    assert told == (
+        "Attempt 2 went on after **version 2** (step 200) where attempt 1 was: the checkpoint actor was started again, "
+        "training did not stop."
+    )
+    told = section(page.markdown, "Interruptions")
+    assert "lost its checkpoint actor, which was started again." in told
+    assert "- Resumed: nothing after version 2, step 200: training went on while" in told
+    assert "- Steps and time lost: none" in told
+    assert cells(page.markdown, "Attempts")[0][4] == "went on after 2"
+    for words in ("started from nothing", "from the beginning", "in vain"):
+        assert words not in page.markdown
+
+
+def test_an_actor_started_again_before_any_version_is_not_said_to_have_begun_anew():
+    page = render(with_last_attempt(restarted(), resumed_from=None, resume_step=None))
+    assert page.headline.endswith("· went on")
+    assert "Attempt 2 went on where attempt 1 was" in page.markdown
+    assert cells(page.markdown, "Attempts")[0][4] == "went on"
+
+
+def test_an_attempt_that_has_not_chosen_is_not_said_to_have_started_from_nothing():
+    lives = [Life(until=250, outcome="crashed"), Life(until=0)]
+    report = with_last_attempt(made_up_report(lives), resumed_at=None, steps_lost=None)
+    page = render(report)
+    assert page.headline.endswith("newest sound v2 · no version chosen")
+    assert "Attempt 2 has not chosen yet what to resume." in page.markdown
+    assert cells(page.markdown, "Attempts")[0][4] == DASH
+    over = render(with_last_attempt(report, outcome="failed")).markdown
+    assert "What attempt 2 resumed is not recorded" in over
+    for words in ("started from nothing", "from the beginning"):
+        assert words not in page.markdown + over
+
+
 def test_a_later_attempt_that_found_nothing_says_so():
     report = made_up_report([Life(until=20, outcome="crashed"), Life(until=50)])
     told = section(render(report).markdown, "What was resumed, and why")
