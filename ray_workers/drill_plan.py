@@ -56,7 +56,7 @@ def last_drilled(store: ObjectStore, state: RunState) -> str:
     return ""
 
 
-def _is_drill(body: Body) -> bool:
+def _is_drill(body: Body | None) -> bool:
     return isinstance(body, Verdict) and body.check == "restorable"
 
 

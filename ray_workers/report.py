@@ -108,7 +108,9 @@ class RunReport:
     attempts: tuple[AttemptRow, ...]
     """By number, oldest first."""
     curve: tuple[tuple[int, float, int], ...]
-    """`(step, loss, attempt)` as training saw them, steps that were done again included."""
+    """`(step, loss, attempt)` of the present state's line, ascending."""
+    series: Mapping[str, tuple[tuple[int, float, int], ...]] = field(default_factory=dict)
+    """Every other metric by name, as `curve`."""
     forked_from: str | None = None
     damaged_slots: tuple[int, ...] = ()
     progress: ReportProgress

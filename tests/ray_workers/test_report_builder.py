@@ -180,6 +180,25 @@ def test_the_curve_goes_over_attempts_without_overlap_or_gap(run):
     assert (report.progress.step, report.progress.epochs_wanted) == (30, 3)
 
 
+def test_every_other_metric_has_its_series_over_attempts_without_overlap_or_gap(run):
+    def commit(step):
+        done = range(1, step + 1)
+        curve = Curve(steps=tuple(done), values=tuple(at / 100 for at in done))
+        run.commit(step, curve={"accuracy": curve}, metrics={"accuracy": 1.0, "lr": 0.1})
+
+    commit(10)
+    commit(20)
+    run.start(1)
+    commit(30)
+    report = report_of(run)
+    assert report.curve == ()
+    assert [step for step, _, _ in report.series["accuracy"]] == list(range(1, 31))
+    assert [attempt for _, _, attempt in report.series["accuracy"]] == [1] * 10 + [2] * 20
+    assert report.series["accuracy"][9] == (10, 0.1, 1)
+    assert report.series["lr"] == ((10, 0.1, 1), (30, 0.1, 2))
+    assert report.series.keys() == {"accuracy", "lr"}
+
+
 def test_while_nothing_new_is_committed_the_curve_ends_where_the_attempt_resumed(run):
     run.commit(10)
     run.commit(20)
