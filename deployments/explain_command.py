@@ -42,22 +42,35 @@ def _section(item: Interruption) -> str:
     ended = item.what
     if item.detail:
         ended += f": {printable(item.detail, 300)}"
-    at = "" if item.step is None else f" (step {item.step})"
     rows = {
         "ended by": ended,
         "where": _where(item),
-        "resumed": "nothing" if item.resumed is None else f"version {printable(item.resumed)}{at}",
+        "resumed": _resumed(item),
         "because": printable(item.why, 200),
         "passed over": "; ".join(
             f"version {printable(v)}: {brief(r)}" for v, r in item.passed_over
         ),
-        "steps lost": "unknown" if item.steps_lost is None else f"{item.steps_lost} or more",
+        "steps lost": _steps(item),
         "time lost": ", ".join(
             f"{phase} {fine_seconds_text(s)}" for phase, s in item.seconds.items()
         ),
         "together": fine_seconds_text(item.total),
     }
     return f"{title}\n{pairs(rows)}"
+
+
+def _resumed(item: Interruption) -> str:
+    at = "" if item.step is None else f" (step {item.step})"
+    version = None if item.resumed is None else f"version {printable(item.resumed)}{at}"
+    if item.went_on:
+        return "nothing" if version is None else f"nothing after {version}"
+    return version or "nothing"
+
+
+def _steps(item: Interruption) -> str:
+    if item.went_on:
+        return "none"
+    return "unknown" if item.steps_lost is None else f"{item.steps_lost} or more"
 
 
 def _where(item: Interruption) -> str:

@@ -67,7 +67,7 @@ def lineage_text(state: RunState, forks: Sequence[Fork]) -> str:
 
 def _attempt_lines(state: RunState, fence: int, number: int) -> Iterator[str]:
     attempt = state.attempts.get(fence)
-    yield f"├─ attempt {number}  {_start(attempt)}"
+    yield f"├─ attempt {number}  {_start(state, attempt)}"
     own = [state.versions[n] for n in sorted(state.versions) if state.versions[n].fence == fence]
     chain = "──".join(_version(version, state) for version in own[-_MAX_VERSIONS:])
     left_out = len(own) - _MAX_VERSIONS
@@ -75,13 +75,17 @@ def _attempt_lines(state: RunState, fence: int, number: int) -> Iterator[str]:
     yield f"│    {older}{chain or 'no version'}  {_end(state, attempt, fence)}"
 
 
-def _start(attempt: AttemptState | None) -> str:
+def _start(state: RunState, attempt: AttemptState | None) -> str:
     if attempt is None:
         return "its start record is damaged"
+    went_on = state.writer_before(attempt) is not None
+    attempt = state.begun(attempt)
     if attempt.resume is None:
-        return f"started {moment(attempt.at)}"
+        return f"{'went on' if went_on else 'started'} {moment(attempt.at)}"
     origin = attempt.resume_origin
     name = f"{origin.run}@{attempt.resume.number}" if origin else f"version {attempt.resume.number}"
+    if went_on:
+        return f"went on after {name} at {moment(attempt.at)}, its checkpoint actor started again"
     over = f", passed over {', '.join(str(p.version.number) for p in attempt.passed_over)}"
     return f"resumed from {name} at {moment(attempt.at)}{over if attempt.passed_over else ''}"
 
@@ -109,6 +113,11 @@ def _end(state: RunState, attempt: AttemptState | None, fence: int) -> str:
     return "→ running" if state.open_fence == fence else "→ lost"
 
 
+def _begun(state: RunState, fence: int) -> AttemptState | None:
+    attempt = state.attempts.get(fence)
+    return None if attempt is None else state.begun(attempt)
+
+
 def _json(state: RunState, forks: Sequence[Fork]) -> dict[str, Any]:
     origin = state.origin
     return {
@@ -118,7 +127,7 @@ def _json(state: RunState, forks: Sequence[Fork]) -> dict[str, Any]:
             {
                 "number": number,
                 "fence": fence,
-                "started_at": None if (a := state.attempts.get(fence)) is None else a.at,
+                "started_at": None if (a := _begun(state, fence)) is None else a.at,
                 "resumed_from": None if a is None or a.resume is None else a.resume.number,
                 "outcome": None if a is None else a.outcome,
                 "versions": [n for n in sorted(state.versions) if state.versions[n].fence == fence],

@@ -8,6 +8,8 @@
   attempt that completed. It is the end of the attempt before up to this start, plus what that attempt did in vain; the
   sum over all attempts is the time to which the present state owes nothing. Unknown while no resume point is chosen,
   and when a time in the log cannot be read.
+
+A checkpoint actor that is started again costs neither: training went on.
 """
 
 from __future__ import annotations
@@ -76,7 +78,9 @@ class _Ledger:
     def enter(self, attempt: AttemptState) -> Loss:
         first = self.before is None and self.reached == 0
         self.first_start = self.first_start or attempt.at
-        steps, seconds = self._steps(attempt), self._seconds(attempt)
+        went_on = self.state.writer_before(attempt) is not None
+        attempt = self.state.begun(attempt)
+        steps, seconds = (0, 0.0) if went_on else (self._steps(attempt), self._seconds(attempt))
         if attempt.resume_at is not None:
             step = self._start_step(attempt)
             self.reached = None if step is None else max(attempt.last_step, step)

@@ -224,7 +224,7 @@ def _compared(stored: StoredVersion, report: RunReport) -> Compared:
 
 def _resumes(report: RunReport, clock: StepClock, last: int) -> Iterator[tuple[int, float | None]]:
     for attempt in report.attempts:
-        if attempt.resumed_from is not None and attempt.number <= last:
+        if attempt.resumed and attempt.number <= last:
             step = clock.start_step(attempt)
             yield step, clock.hours(step, attempt.number)
 

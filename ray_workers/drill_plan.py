@@ -1,4 +1,7 @@
-"""Which versions to drill, and with which settings a drill starts: decisions on a run's log and a manifest. Pure."""
+"""Which versions to drill, and with which settings a drill starts: decisions on a run's log and a manifest.
+
+Pure, but that `turn` reads the log for the time of the last drill, which its fold does not keep.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ray_workers.environment import differences
+from ray_workers.store.bodies import Body, Verdict
 from ray_workers.store.errors import InvalidInputError, VersionNotFoundError
+from ray_workers.store.log_reader import LogReader
 from ray_workers.store.manifest import Manifest
+from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.records import Record
+from ray_workers.store.run_listing import run_status
 from ray_workers.store.run_state import RunState, VersionState, rung_at_least
 
-__all__ = ["Pick", "Shape", "followers", "last_drilled", "next_value", "pick_version", "shape_of"]
+__all__ = [
+    "Pick", "Shape", "followers", "last_drilled", "next_value", "pick_version", "shape_of", "turn",
+]  # fmt: skip
+
+_BATCH = 64
 
 Pick = Literal["newest", "undrilled"]
 
@@ -31,9 +43,29 @@ def pick_version(state: RunState, pick: Pick) -> VersionState:
     return trusted[0]
 
 
-def last_drilled(state: RunState) -> str:
-    """A key to sort runs by: those whose newest restored version is the oldest come first."""
-    return max((v.at for v in state.versions.values() if "restorable" in v.passed), default="")
+def last_drilled(store: ObjectStore, state: RunState) -> str:
+    """When the last drill of the run that came to a verdict wrote it; empty: there was none."""
+    judged = ("restorable" in v.passed or v.quarantine is not None for v in state.versions.values())
+    if not any(judged):
+        return ""
+    reader = LogReader(store, state.run)
+    for top in range(state.slot, 0, -_BATCH):
+        for slot in reader.read_many(range(top, max(0, top - _BATCH), -1)):
+            if isinstance(slot, Record) and _is_drill(slot.body):
+                return slot.at
+    return ""
+
+
+def _is_drill(body: Body | None) -> bool:
+    return isinstance(body, Verdict) and body.check == "restorable"
+
+
+def turn(store: ObjectStore, state: RunState) -> tuple[str, bool, str]:
+    """A key to sort runs by: the one whose last drill is the longest ago comes first, one never drilled before all.
+
+    Of those never drilled, the ones that still train come before the ones that completed.
+    """
+    return last_drilled(store, state), run_status(state) == "completed", state.run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +119,10 @@ def _continues(state: RunState, later: VersionState, version: VersionState) -> b
     attempt = state.attempts.get(later.fence)
     if later.fence == version.fence:
         return True
-    return attempt is not None and attempt.resume_origin is None and attempt.resume == version.name
+    if attempt is None:
+        return False
+    begun = state.begun(attempt)
+    return begun.resume_origin is None and begun.resume == version.name
 
 
 def next_value(version: Manifest, later: Manifest, metric: str) -> float | None:

@@ -16,7 +16,7 @@ Pure: everything comes from a run's report. The phases between two attempts, in 
     redo       doing again the steps that were lost, at the pace of the attempt that does them
 
 The four from `verify` on were measured in the attempt and stand in the manifests of its versions, so they are unknown
-for one that made none.
+for one that made none. A checkpoint actor that is started again has none of them: training goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ _NODE_DIED = re.compile(
     r"\bnode (has |was |is )?(died|dead|terminated|removed|draining|drained)", re.IGNORECASE
 )
 """Ray's words in the error of an actor: `The actor died because its node has died.`"""
+_WENT_ON = "training went on while the checkpoint actor was started again"
 _DRAINING = re.compile(r"^node draining \(node ([^,()]+)")
 
 
@@ -77,14 +78,21 @@ class Interruption:
     node: str | None
     """On which that rank trained, or which was about to go."""
     resumed: str | None
-    """Version, as text; None: it starts from nothing."""
+    """Version, as text; None: it starts from nothing, or had not chosen. Where training went on: from that version."""
     why: str
     """That one, or none."""
     step: int | None
     passed_over: tuple[tuple[str, str], ...]
     steps_lost: int | None
+    undecided: bool
+    """What it started from is not known: it had not chosen."""
     seconds: Mapping[str, float]
     """By phase, in the order of `PHASES`; what is not known is left out."""
+
+    @property
+    def went_on(self) -> bool:
+        """Training did not stop."""
+        return self.what == "actor restarted"
 
     @property
     def total(self) -> float:
@@ -117,20 +125,23 @@ def interruptions(report: RunReport) -> tuple[Interruption, ...]:
 def _between(report: RunReport, before: AttemptRow, after: AttemptRow) -> Interruption:
     version = next((v for v in report.versions if str(v.number) == after.resumed_from), None)
     failure = None if before.outcome != "failed" else read_failure(before.reason or "")
+    what = _what(before, after, failure)
+    went_on = what == "actor restarted"
     return Interruption(
         attempt=after.number,
         before=before.number,
-        what=_what(before, after, failure),
+        what=what,
         detail=before.reason,
         host=before.host,
         rank=None if failure is None else failure.rank,
         node=_draining(before) if failure is None else failure.node,
         resumed=after.resumed_from,
-        why=_why(report, after),
+        why=_WENT_ON if went_on else _why(report, after),
         step=after.resume_step if version is None else version.step,
         passed_over=after.passed_over,
         steps_lost=after.steps_lost,
-        seconds=_seconds(report, before, after, version, failure),
+        undecided=after.undecided,
+        seconds={} if went_on else _seconds(report, before, after, version, failure),
     )
 
 
@@ -153,8 +164,9 @@ def _what(before: AttemptRow, after: AttemptRow, failure: Failure | None) -> str
     if before.outcome == "failed":
         return _failed(reason) if failure is None else _fell(failure)
     if before.outcome in ("lost", None):
+        # A flow run that adopts a living attempt renames its newest writer alone.
         again = (before.flow_run_id, before.run_count) == (after.flow_run_id, after.run_count)
-        return "actor restarted" if again else "crash"
+        return "actor restarted" if again or after.restarted else "crash"
     return next((what for word, what in _ASKED.items() if reason.startswith(word)), "cancelled")
 
 

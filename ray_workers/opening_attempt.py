@@ -33,10 +33,10 @@ from ray_workers.store.errors import (
 from ray_workers.store.log import RunLog
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.rules import check_fence
-from ray_workers.store.run_state import AttemptState, RunState
+from ray_workers.store.run_state import AttemptState, RunState, VersionState
 from ray_workers.store.versions import best_version, find_version
 
-__all__ = ["Applicant", "check_not_overtaken", "open_attempt"]
+__all__ = ["Applicant", "check_not_overtaken", "final_version", "open_attempt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +96,23 @@ def check_not_overtaken(state: RunState, applicant: Applicant) -> None:
     for mine in state.attempts.values():
         if mine.flow_run_id == applicant.flow_run_id and dict(mine.by) == dict(applicant.by):
             check_fence(state, mine.fence)
+
+
+def final_version(state: RunState) -> VersionState | None:
+    """What the run ended with, when its last attempt completed; None when it did not, or when that version is lost.
+
+    An older version that holds up is no substitute: the steps between the two are to be done again.
+    """
+    last = max(state.attempts.values(), key=lambda a: a.fence, default=None)
+    if last is None or last.outcome != "completed":
+        return None
+    own = (v for v in state.newest_first() if v.number == last.last_commit or not v.abandoned)
+    final = next(own, None)
+    if final is None or not final.candidate:
+        return None
+    # A damaged slot above it may have held the commit of a newer one, unless an attempt has looked since.
+    hidden = any(slot > max(final.slot, last.fence) for slot in state.damaged)
+    return None if hidden else final
 
 
 def _refuse_if_busy(state: RunState, applicant: Applicant) -> None:

@@ -60,12 +60,14 @@ class AttemptRow:
     """None while it runs."""
     reason: str | None = None
     """Why it ended, when it did not complete."""
+    restarted: bool = False
+    """Its checkpoint actor took the place of the one before, while training went on."""
     resumed_from: str | None = None
-    """None: it started from nothing."""
+    """None: it started from nothing, or what it started from is not known. Of one `restarted`: the version it went on from."""
     resume_step: int | None = None
     """The step of `resumed_from`; needed only when that version is in another run."""
     resumed_at: str | None = None
-    """When the choice was recorded."""
+    """When the choice was recorded; None: none is known."""
     required: str | None = None
     """The rung that a resume point had to have."""
     passed_over: tuple[tuple[str, str], ...] = ()
@@ -75,6 +77,16 @@ class AttemptRow:
     seconds_lost: float | None = None
     """From the resume point's commit to this attempt's start, less what an earlier attempt has counted."""
     host: str
+
+    @property
+    def resumed(self) -> bool:
+        """Training began here, from a version."""
+        return self.resumed_from is not None and not self.restarted
+
+    @property
+    def undecided(self) -> bool:
+        """It has not chosen yet what to start from, or that it did is not recorded."""
+        return self.resumed_from is None and self.resumed_at is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +108,9 @@ class RunReport:
     attempts: tuple[AttemptRow, ...]
     """By number, oldest first."""
     curve: tuple[tuple[int, float, int], ...]
-    """`(step, loss, attempt)` as training saw them, steps that were done again included."""
+    """`(step, loss, attempt)` of the present state's line, ascending."""
+    series: Mapping[str, tuple[tuple[int, float, int], ...]] = field(default_factory=dict)
+    """Every other metric by name, as `curve`."""
     forked_from: str | None = None
     damaged_slots: tuple[int, ...] = ()
     progress: ReportProgress

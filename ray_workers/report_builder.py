@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from ray_workers.attempt_losses import Loss, attempt_losses, resume_step
 from ray_workers.report import AttemptRow, ReportProgress, RunReport, VersionRow
@@ -53,7 +55,10 @@ def build_report(
         url=store.url,
         versions=tuple(_version_row(entry) for entry in entries),
         attempts=_attempt_rows(state, origin_step),
-        curve=_curve(lineage, above=origin_step or 0),
+        curve=_curve(lineage, _METRIC, above=origin_step or 0),
+        series={
+            name: _curve(lineage, name, above=origin_step or 0) for name in _other_metrics(lineage)
+        },
         forked_from=None if origin is None else f"{origin.run}@{origin.version.number}",
         damaged_slots=state.damaged,
         progress=_progress(lineage),
@@ -131,7 +136,8 @@ def _attempt_row(
             "lost",
             "its end was not recorded: it was killed, or a later one took over",
         )
-    resume, origin = attempt.resume, attempt.resume_origin
+    begun = state.begun(attempt)
+    resume, origin = begun.resume, begun.resume_origin
     foreign = None if origin is None else origin.run
     return AttemptRow(
         number=number,
@@ -143,9 +149,10 @@ def _attempt_row(
         ended_at=attempt.ended_at,
         outcome=outcome,
         reason=None if outcome == "completed" else reason,
+        restarted=state.writer_before(attempt) is not None,
         resumed_from=None if resume is None else _reference(foreign, resume.number),
-        resume_step=resume_step(state, attempt, origin_step),
-        resumed_at=attempt.resume_at,
+        resume_step=resume_step(state, begun, origin_step),
+        resumed_at=begun.resume_at,
         required=attempt.required,
         passed_over=tuple((str(p.version.number), p.reason) for p in attempt.passed_over),
         steps_lost=loss.steps,
@@ -198,8 +205,15 @@ def _progress(lineage: Sequence[VersionEntry]) -> ReportProgress:
     )
 
 
-def _curve(lineage: Sequence[VersionEntry], *, above: int) -> tuple[tuple[int, float, int], ...]:
-    """The loss of the present state's line, each step once, with the attempt that did it; ascending.
+def _other_metrics(lineage: Sequence[VersionEntry]) -> list[str]:
+    found = (name for e in lineage if e.facts for name in (*e.facts.curve, *e.facts.metrics))
+    return sorted({*found} - {_METRIC})
+
+
+def _curve(
+    lineage: Sequence[VersionEntry], metric: str, *, above: int
+) -> tuple[tuple[int, float, int], ...]:
+    """A metric along the present state's line, each step once, with the attempt that did it; ascending.
 
     A manifest carries the series since the run began as far as its writer knew it, so the newest comes first and
     older ones fill in what lies below its beginning. Steps up to `above` belong to the run that was forked.
@@ -207,21 +221,27 @@ def _curve(lineage: Sequence[VersionEntry], *, above: int) -> tuple[tuple[int, f
     points: list[tuple[int, float]] = []
     for entry in lineage:
         limit = points[-1][0] if points else entry.version.step + 1
-        own = dict(_series(entry))
+        if limit <= above + 1:
+            break
+        own = dict(_series(entry, metric))
         points += [(s, own[s]) for s in sorted(own, reverse=True) if above < s < limit]
-    return tuple((step, loss, _doer(lineage, step)) for step, loss in reversed(points))
+    return _with_doers(lineage, points[::-1])
 
 
-def _series(entry: VersionEntry) -> list[tuple[int, float]]:
+def _series(entry: VersionEntry, metric: str) -> list[tuple[int, float]]:
     if entry.facts is None:
         return []
-    curve = entry.facts.curve.get(_METRIC)
+    curve = entry.facts.curve.get(metric)
     if curve is not None:
         return list(zip(curve.steps, curve.values, strict=True))
-    value = entry.facts.metrics.get(_METRIC)
+    value = entry.facts.metrics.get(metric)
     return [] if value is None else [(entry.version.step, value)]
 
 
-def _doer(lineage: Sequence[VersionEntry], step: int) -> int:
-    """The attempt that did `step`: the one that committed the oldest version at or above it."""
-    return next(entry.attempt for entry in reversed(lineage) if entry.version.step >= step)
+def _with_doers(
+    lineage: Sequence[VersionEntry], points: Sequence[tuple[int, float]]
+) -> tuple[tuple[int, float, int], ...]:
+    """Each with the attempt that did its step: the one that committed the oldest version at or above it."""
+    oldest_first = lineage[::-1]
+    reached = list(accumulate((entry.version.step for entry in oldest_first), max))
+    return tuple((s, value, oldest_first[bisect_left(reached, s)].attempt) for s, value in points)

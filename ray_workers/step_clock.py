@@ -25,7 +25,8 @@ class StepClock:
         for version in report.versions:
             self._add(version.attempt, version.step, version.committed_at)
         for attempt in report.attempts:
-            self._start(attempt, _startup_s(report, attempt.number))
+            # One whose checkpoint actor was started again was training already.
+            self._start(attempt, 0.0 if attempt.restarted else _startup_s(report, attempt.number))
 
     def start_step(self, attempt: AttemptRow) -> int:
         return self._steps.get(attempt.resumed_from or "", attempt.resume_step or 0)

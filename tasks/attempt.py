@@ -19,7 +19,12 @@ from ray_workers.entrypoints import (
     load_function,
     shadowed_packages,
 )
-from ray_workers.opening_attempt import Applicant, check_not_overtaken, open_attempt
+from ray_workers.opening_attempt import (
+    Applicant,
+    check_not_overtaken,
+    final_version,
+    open_attempt,
+)
 from ray_workers.resume import ResumeSpec
 from ray_workers.store.attempts import process_is_gone, read_run, this_process
 from ray_workers.store.errors import (
@@ -224,18 +229,17 @@ def _finished_before(store: Any, request: TrainRequest, applicant: Applicant) ->
     except RunNotFoundError:
         return None
     check_not_overtaken(state, applicant)
-    newest = next((v for v in state.newest_first() if v.candidate), None)
-    last = max(state.attempts.values(), key=lambda a: a.fence, default=None)
-    if newest is None or last is None or last.outcome != "completed":
+    final = final_version(state)
+    if final is None:
         return None
     try:
-        manifest = load_manifest(store, request.run, newest)
+        manifest = load_manifest(store, request.run, final)
     except PawlError:
         return None
     if dict(manifest.config) != dict(request.config):
         return None
     return (
-        f"Run {request.run!r} is finished: {manifest.progress.epoch} epochs, {newest.step} steps, version "
-        f"{newest.number} ({newest.rung}). Nothing to train. Raise the number of epochs to train on, or choose another "
+        f"Run {request.run!r} is finished: {manifest.progress.epoch} epochs, {final.step} steps, version "
+        f"{final.number} ({final.rung}). Nothing to train. Raise the number of epochs to train on, or choose another "
         "run name to start afresh."
     )

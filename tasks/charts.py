@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ray_workers.report import RunReport, VersionRow
+from tasks.curve_lines import curve_lines, is_dense
 from tasks.lineage_path import Lane, lanes, redone_spans, thin_versions
 from tasks.loss_series import (
     MAX_SERIES,
     Series,
     loss_of,
     loss_scale,
-    medians,
     series_by_attempt,
     step_scale,
-    thinned,
 )
 from tasks.svg import (
     CHAR,
@@ -42,7 +41,6 @@ _TOP, _BOTTOM = 78.0, 318.0
 _MAX_DOTS = 500
 _MAX_POINTS = 700
 _BOLD_POINTS = 90
-_FEW_POINTS = 40
 _MANY_ATTEMPTS = 12
 _PILL = (
     '<rect x="-9" y="-9" width="18" height="18" rx="5" fill="#fff" '
@@ -52,7 +50,7 @@ _PILL = (
 
 def loss_chart(report: RunReport) -> str | None:
     """The picture as SVG, or None when no finite loss is known yet."""
-    series = series_by_attempt(report)
+    series = series_by_attempt(report.curve)
     losses = [loss for points in series.values() for _, loss in points if math.isfinite(loss)]
     losses += [loss for v in report.versions if (loss := loss_of(v)) is not None]
     if not losses:
@@ -63,7 +61,7 @@ def loss_chart(report: RunReport) -> str | None:
         lanes=lanes(report)[-MAX_SERIES:],
         x=step_scale(report, series, _LEFT, _RIGHT),
         y=y,
-        dense=any(len(points) > _FEW_POINTS for points in series.values()),
+        dense=any(is_dense(points) for points in series.values()),
         cut=max(losses) > y.high,
         radius=max(2.4, min(6.0, 300 / max(len(report.versions), 1))),
     )
@@ -134,41 +132,15 @@ class _Chart:
         )
 
     def curves(self, series: dict[int, Series]) -> Iterator[str]:
-        """Pale: every step, as far as it can be drawn. Bold: the median, dotted where it no longer counts."""
-        total = sum(map(len, series.values())) or 1
         counts_to = {lane.attempt.number: lane.counts_to for lane in self.lanes}
-        for attempt, points in series.items():
-            share = len(points) / total
-            raw = list(thinned(points, max(4, int(_MAX_POINTS * share))))
-            if len(points) <= _FEW_POINTS:
-                yield self._line(raw, "f", attempt)
-                continue
-            yield self._line(raw, "f p", attempt)
-            bold = list(medians(points, max(6, int(_BOLD_POINTS * share))))
-            limit = counts_to.get(attempt, math.inf)
-            kept = [point for point in bold if point[0] <= limit]
-            yield self._line(kept, "f k", attempt)
-            if len(kept) < len(bold):
-                yield self._line(bold[max(len(kept) - 1, 0) :], "f k g", attempt)
-
-    def _line(self, points: Sequence[tuple[int, float]], style: str, attempt: int) -> str:
-        path, pen = [], "M"
-        for step, loss in points:
-            if not math.isfinite(loss):
-                pen = "M"
-                continue
-            path.append(f"{pen}{num(self.x(step))} {num(self.y(loss))}")
-            pen = "L"
-        if not path:
-            return ""
-        return f'<path class="{style}" stroke="{attempt_colour(attempt)}" d="{"".join(path)}"/>'
+        return curve_lines(
+            series, self.x, self.y, counts_to, points=_MAX_POINTS, medians_of=_BOLD_POINTS
+        )
 
     def resumes(self) -> Iterator[str]:
         """A vertical line where an attempt resumed, and above it the attempt's number, as far as there is room."""
         begun = sorted(self.lanes, key=lambda lane: (lane.start, lane.attempt.number))
-        places = {
-            num(self.x(lane.start)) for lane in begun if lane.attempt.resumed_from is not None
-        }
+        places = {num(self.x(lane.start)) for lane in begun if lane.attempt.resumed}
         faint = ' opacity=".35"' if len(places) > _MANY_ATTEMPTS else ""
         path = "".join(f"M{at} {num(_TOP - 6)}V{num(_BOTTOM)}" for at in sorted(places, key=float))
         if path:
@@ -209,7 +181,7 @@ class _Chart:
             items.append(LegendItem(symbol='<use href="#o"/>', label="newest sound"))
         if len(self.lanes) > 1:
             items.append(LegendItem(symbol=_PILL, label="attempt"))
-        if any(lane.attempt.resumed_from is not None for lane in self.lanes):
+        if any(lane.attempt.resumed for lane in self.lanes):
             items.append(LegendItem(symbol='<path class="d" d="M0-11V11"/>', label="resumed"))
         if redone_spans(self.lanes):
             patch = '<rect x="-10" y="-9" width="20" height="18" fill="url(#h)"/>'

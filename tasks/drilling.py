@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ray_workers.config import Drilling, Scaling
-from ray_workers.drill_plan import last_drilled, pick_version
+from ray_workers.drill_plan import pick_version, turn
 from ray_workers.drilling import Drill, DrillOutcome, drill_version
 from ray_workers.entrypoints import add_code_dir
 from ray_workers.policies.soundness import SoundnessPolicy
@@ -115,7 +115,7 @@ def _found(store: ObjectStore, drilling: Drilling) -> tuple[list[tuple[str, int]
                 chosen.append((state, pick_version(state, drilling.pick).number))
             except VersionNotFoundError as error:
                 get_run_logger().info(error.message)
-    chosen.sort(key=lambda one: (last_drilled(one[0]), one[0].run))
+    chosen.sort(key=lambda one: turn(store, one[0]))
     return [(state.run, number) for state, number in chosen], undone
 
 

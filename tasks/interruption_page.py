@@ -60,6 +60,8 @@ def _section(item: Interruption) -> str:
         f"- Passed over version {plain(name, 40)}: {plain(short_reason(reason), 200)}"
         for name, reason in item.passed_over[:_MAX_REASONS]
     ]
+    if item.went_on:
+        return "\n".join([*lines, "- Steps and time lost: none"])
     steps = "unknown" if item.steps_lost is None else f"at least {count(item.steps_lost)}"
     lines.append(f"- Steps lost: {steps}")
     spent = ", ".join(f"{phase} {duration(s)}" for phase, s in item.seconds.items() if s)
@@ -74,7 +76,11 @@ def _place(item: Interruption) -> str:
 
 
 def _resumed(item: Interruption) -> str:
-    if item.resumed is None:
-        return f"nothing, it started from the beginning: {plain(item.why, 200)}"
     at = "" if item.step is None else f", step {count(item.step)}"
+    if item.went_on:
+        place = "" if item.resumed is None else f" after version {plain(item.resumed, 60)}{at}"
+        return f"nothing{place}: {plain(item.why, 200)}"
+    if item.resumed is None:
+        start = "" if item.undecided else ", it started from the beginning"
+        return f"nothing{start}: {plain(item.why, 200)}"
     return f"version {plain(item.resumed, 60)}{at}: {plain(item.why, 200)}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_workers.report import AttemptRow, RunReport, VersionRow
@@ -22,12 +23,19 @@ from tasks.lineage_tables import (
     versions_table,
 )
 from tasks.markdown_text import bytes_text, code, count, duration, moment, plain, real
+from tasks.metrics_chart import MAX_PANELS, metrics_chart, metrics_to_draw
 from tasks.svg import data_uri
 
 __all__ = ["LineagePage", "render"]
 
 _MAX_LINES = 20
 _MAX_NAMES = 8
+_MAX_HEADLINE = 42
+_MAX_BYTES = 196_000
+_NAMES_BYTES = 3_000
+"""What the names of metrics that are not drawn may take."""
+_AFTER_LOSS = 3
+"""Where the other metrics stand among the sections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +47,7 @@ class LineagePage:
 
 def render(report: RunReport) -> LineagePage:
     """The page of one report. Pure: the same report gives the same text; below 200 kB whatever the report."""
-    sections = (
+    sections = [
         _summary(report),
         _damage(report),
         _picture("Loss", loss_chart(report), "Loss over the steps"),
@@ -52,9 +60,29 @@ def render(report: RunReport) -> LineagePage:
         _section("Attempts", attempts_table(report) if report.attempts else None),
         _section("Hyperparameters of the newest version", config_table(report)),
         _section("Retention", _bullets(report.retention)),
-    )
+    ]
+    room = _MAX_BYTES - sum(len(section.encode()) + 2 for section in sections if section)
+    sections.insert(_AFTER_LOSS, _metrics(report, room))
     markdown = "\n\n".join(section for section in sections if section)
     return LineagePage(markdown=markdown + "\n", headline=_headline(report))
+
+
+def _metrics(report: RunReport, room: int) -> str | None:
+    """The metrics besides the loss: drawn if that takes no more than `room` bytes, and the others by name."""
+    names = metrics_to_draw(report)
+    if not names:
+        return None
+    picture = _picture("Metrics", metrics_chart(report), "Other metrics over the steps") or ""
+    if len(picture) > room - _NAMES_BYTES:
+        picture, left = "## Metrics", names
+    else:
+        left = names[MAX_PANELS:]
+    if not left:
+        return picture
+    more = f" and {len(left) - _MAX_NAMES} more" if len(left) > _MAX_NAMES else ""
+    told = ", ".join(code(name, 60) for name in left[:_MAX_NAMES])
+    command = code(f"pawl show {report.run}@latest --json")
+    return f"{picture}\n\nNot drawn here: {told}{more}. {command} has their values."
 
 
 def _section(title: str, body: str | None) -> str | None:
@@ -81,11 +109,15 @@ def _headline(report: RunReport) -> str:
     second = ["no sound version" if sound is None else f"newest sound v{sound.number}"]
     if attempt is not None:
         second.append(_resumed_short(attempt))
-    loss = _newest_loss(report)
     first = [f"**{plain(_status(report), 20)}**", f"step {count(report.progress.step)}"]
-    if loss is not None:
-        first.append(f"loss {real(loss)}")
+    told = _newest_value(report)
+    if told is not None and (told.startswith("loss ") or _fits([*first, told])):
+        first.append(told)
     return " · ".join(first) + "  \n" + " · ".join(second)
+
+
+def _fits(line: list[str]) -> bool:
+    return len(" · ".join(line).replace("*", "")) <= _MAX_HEADLINE
 
 
 def _status(report: RunReport) -> str:
@@ -97,25 +129,40 @@ def _named(version: VersionRow) -> str:
 
 
 def _resumed_short(attempt: AttemptRow) -> str:
+    if attempt.undecided:
+        return "no version chosen"
     if attempt.resumed_from is None:
-        return "started from nothing"
+        return "went on" if attempt.restarted else "started from nothing"
+    verb = "went on after" if attempt.restarted else "resumed from"
     name = attempt.resumed_from
-    return f"resumed from {plain(name, 80) if '@' in name else f'v{plain(name, 20)}'}"
+    return f"{verb} {plain(name, 80) if '@' in name else f'v{plain(name, 20)}'}"
 
 
 def _progress(report: RunReport) -> str:
-    progress, loss = report.progress, _newest_loss(report)
+    progress, value = report.progress, _newest_value(report)
     of = "" if progress.epochs_wanted is None else f" of {progress.epochs_wanted}"
     told = f"step {count(progress.step)}, epoch {progress.epoch}{of}"
-    return told if loss is None else f"{told}, loss {real(loss)}"
+    return told if value is None else f"{told}, {value}"
 
 
-def _newest_loss(report: RunReport) -> float | None:
-    """Of the newest attempt that told one: the highest step counts, not the lowest loss."""
-    if report.curve:
-        _, _, loss = max((attempt, step, loss) for step, loss, attempt in report.curve)
-        return loss
-    return next((v.metrics["loss"] for v in reversed(report.versions) if "loss" in v.metrics), None)
+def _newest_value(report: RunReport) -> str | None:
+    """The loss; of a run that tells none, the first of its other metrics."""
+    loss = _newest(report, "loss", report.curve)
+    if loss is not None:
+        return f"loss {real(loss)}"
+    other = next(iter(metrics_to_draw(report)), None)
+    value = None if other is None else _newest(report, other, report.series[other])
+    return None if other is None or value is None else f"{plain(other, 40)} {real(value)}"
+
+
+def _newest(
+    report: RunReport, metric: str, points: Sequence[tuple[int, float, int]]
+) -> float | None:
+    """Of the newest attempt that told one: the highest step counts, not the lowest value."""
+    if points:
+        _, _, value = max((attempt, step, value) for step, value, attempt in points)
+        return value
+    return next((v.metrics[metric] for v in reversed(report.versions) if metric in v.metrics), None)
 
 
 def _summary(report: RunReport) -> str:
@@ -176,25 +223,47 @@ def _resumed(report: RunReport) -> str | None:
     if names:
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         told.append(f"Passed over, for the reasons below: {', '.join(names[:_MAX_NAMES])}{more}.")
-    if attempt.steps_lost is not None and attempt.number > 1:
+    if attempt.steps_lost is not None and attempt.number > 1 and not attempt.restarted:
         told.append(_lost(attempt))
     return " ".join(told)
 
 
 def _choice(report: RunReport, attempt: AttemptRow) -> str:
+    if attempt.undecided:
+        return _undecided(attempt)
+    if attempt.restarted:
+        return _went_on(report, attempt)
     if attempt.resumed_from is None:
         nothing = "no version could be resumed" if report.versions else "there was no version yet"
         return f"Attempt {attempt.number} started from nothing" + (
             f": {nothing}." if attempt.number > 1 else "."
         )
-    step = next((v.step for v in report.versions if str(v.number) == attempt.resumed_from), None)
-    step = attempt.resume_step if step is None else step
-    at = "" if step is None else f" (step {count(step)})"
-    text = f"Attempt {attempt.number} resumed from **{reference(attempt.resumed_from)}**{at}"
+    text = f"Attempt {attempt.number} resumed from {_start(report, attempt.resumed_from, attempt)}"
     if "@" in attempt.resumed_from:
         return f"{text}, a version of another run."
     rung = "" if attempt.required is None else f" at rung {plain(attempt.required, 20)} or above"
     return f"{text}: the newest version{rung} whose every byte was read back and holds."
+
+
+def _start(report: RunReport, name: str, attempt: AttemptRow) -> str:
+    step = next((v.step for v in report.versions if str(v.number) == name), None)
+    step = attempt.resume_step if step is None else step
+    return f"**{reference(name)}**" + ("" if step is None else f" (step {count(step)})")
+
+
+def _undecided(attempt: AttemptRow) -> str:
+    if attempt.outcome is None:
+        return f"Attempt {attempt.number} has not chosen yet what to resume."
+    return f"What attempt {attempt.number} resumed is not recorded: it ended before it had chosen, or the record is damaged."
+
+
+def _went_on(report: RunReport, attempt: AttemptRow) -> str:
+    name = attempt.resumed_from
+    after = "" if name is None else f" after {_start(report, name, attempt)}"
+    return (
+        f"Attempt {attempt.number} went on{after} where attempt {attempt.number - 1} was: the checkpoint actor was started "
+        "again, training did not stop."
+    )
 
 
 def _lost(attempt: AttemptRow) -> str:

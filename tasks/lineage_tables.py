@@ -146,11 +146,18 @@ def _attempt_cells(row: AttemptRow, now: str) -> tuple[str, ...]:
         moment(row.started_at),
         duration(seconds_between(row.started_at, row.ended_at or (None if row.outcome else now))),
         _ended(row),
-        "nothing" if row.resumed_from is None else plain(row.resumed_from, 60),
+        _start(row),
         DASH if row.steps_lost is None else count(row.steps_lost),
         duration(row.seconds_lost),
         plain(row.host, 24),
     )
+
+
+def _start(row: AttemptRow) -> str:
+    if row.resumed_from is None:
+        return DASH if row.undecided else "went on" if row.restarted else "nothing"
+    version = plain(row.resumed_from, 60)
+    return f"went on after {version}" if row.restarted else version
 
 
 def rejected_list(report: RunReport) -> str | None:

@@ -1,4 +1,4 @@
-"""The numbers behind the loss chart: one series an attempt, thinned and smoothed, and the two axes that fit them."""
+"""The numbers behind the charts of the loss and of other metrics: one series an attempt, thinned and smoothed, and the two axes that fit them."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ def loss_of(version: VersionRow) -> float | None:
     return loss if math.isfinite(loss) else None
 
 
-def series_by_attempt(report: RunReport) -> dict[int, Series]:
-    """The curve of each attempt, by step; the oldest of very many attempts are taken together."""
-    newest = max((attempt for _, _, attempt in report.curve), default=0)
+def series_by_attempt(
+    points: Sequence[tuple[int, float, int]], most: int = MAX_SERIES
+) -> dict[int, Series]:
+    """The series of each attempt, by step; the oldest of more than `most` attempts are taken together."""
+    newest = max((attempt for _, _, attempt in points), default=0)
     found: dict[int, Series] = {}
-    for step, loss, attempt in report.curve:
-        found.setdefault(max(attempt, newest - MAX_SERIES + 1), []).append((step, loss))
+    for step, value, attempt in points:
+        found.setdefault(max(attempt, newest - most + 1), []).append((step, value))
     return {attempt: sorted(found[attempt]) for attempt in sorted(found)}
 
 

@@ -62,7 +62,9 @@ class Drilling(Settings):
     most: int = Field(
         default=3,
         ge=1,
-        description="Drills in one flow run at most; runs whose last drill is the longest ago come first.",
+        description=(
+            "Drills in one flow run at most; runs never drilled come first, then those whose last drill is the longest ago."
+        ),
     )
     metric: str = Field(
         default="loss",

@@ -48,6 +48,7 @@ def _logged_parent(state: RunState, number: int) -> int | None:
     if same:
         return max(same)
     attempt = state.attempts.get(fence)
-    if attempt is None or attempt.resume is None or attempt.resume_origin is not None:
+    begun = None if attempt is None else state.begun(attempt)
+    if begun is None or begun.resume is None or begun.resume_origin is not None:
         return None
-    return attempt.resume.number
+    return begun.resume.number

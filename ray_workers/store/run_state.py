@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray_workers.store.bodies import (
@@ -165,6 +165,40 @@ class RunState:
         """The version of that number and that manifest; a mismatch is None."""
         version = self.versions.get(name.number)
         return version if version is not None and version.manifest == name.manifest else None
+
+    def writer_before(self, attempt: AttemptState) -> AttemptState | None:
+        """The writer whose place `attempt` took while training went on: that of a checkpoint actor that died.
+
+        None: there was none, or `attempt` chose what to resume itself, or damage hides what was in between.
+        """
+        before = max(
+            (a for a in self.attempts.values() if a.fence < attempt.fence),
+            key=lambda a: a.fence,
+            default=None,
+        )
+        if before is None or before.outcome is not None or attempt.resume_at is not None:
+            return None
+        hidden = any(before.fence < slot < attempt.fence for slot in self.damaged)
+        follows = before.incarnation + 1 == attempt.incarnation
+        return before if follows and not hidden else None
+
+    def begun(self, attempt: AttemptState) -> AttemptState:
+        """`attempt` with where its training began.
+
+        One that took another writer's place chose nothing: it goes on from that one's newest version, else from where
+        that one began, from its own start on.
+        """
+        at = attempt
+        while (before := self.writer_before(at)) is not None:
+            at = before
+            version = None if at.last_commit is None else self.versions.get(at.last_commit)
+            if version is not None:
+                return replace(attempt, resume=version.name, resume_at=attempt.at)
+        if at is attempt or at.resume_at is None:
+            return attempt
+        return replace(
+            attempt, resume=at.resume, resume_origin=at.resume_origin, resume_at=attempt.at
+        )
 
     def protected(self) -> dict[int, str]:
         """Version number to the reason why it may be neither retired nor condemned now (FORMAT.md §7)."""

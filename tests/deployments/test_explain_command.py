@@ -51,6 +51,20 @@ def test_an_interruption_is_explained():
         assert words in text, words
 
 
+def test_an_actor_started_again_costs_nothing(run):
+    run.restart_actor()
+    text = call("explain digits").split("attempt 2 → attempt 3")[1]
+    for words in (
+        "actor restarted",
+        "nothing after version 3 (step 40)",
+        "training went on while",
+        "steps lost",
+        "none",
+    ):
+        assert words in text, words
+    assert json.loads(call("explain digits --json"))[1]["seconds"] == {}
+
+
 @pytest.mark.usefixtures("run")
 def test_as_json():
     (item,) = json.loads(call("explain digits --json"))

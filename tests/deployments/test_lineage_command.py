@@ -61,3 +61,14 @@ def test_very_many_versions_stay_one_line(run):
     for step in range(50, 80):
         run.commit(step)
     assert "older) ──" in call("lineage digits")
+
+
+def test_an_actor_started_again_resumed_nothing(run):
+    run.restart_actor()
+    text = call("lineage digits")
+    assert "attempt 3  went on after version 4 at " in text
+    assert json.loads(call("lineage digits --json"))["attempts"][2]["resumed_from"] == 4
+    run.end()
+    run.start()
+    run.restart_actor()
+    assert "attempt 5  went on 2" in call("lineage digits")

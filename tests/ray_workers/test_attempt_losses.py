@@ -25,9 +25,13 @@ def version(number, *, fence, second):
 
 
 def attempt(fence, second, *, resume=None, last=-1, outcome=None, ended=None, **fields):
-    chosen = {"resume_at": at(second), "resume": None if resume is None else name(resume)} | fields
+    chosen = {
+        "resume_at": at(second),
+        "resume": None if resume is None else name(resume),
+        "incarnation": 0,
+    } | fields
     return AttemptState(
-        fence=fence, flow_run_id="f", run_count=fence, incarnation=0, by={}, at=at(second), last_step=last,
+        fence=fence, flow_run_id="f", run_count=fence, by={}, at=at(second), last_step=last,
         outcome=outcome, ended_at=None if ended is None else at(ended), **chosen,
     )  # fmt: skip
 
@@ -160,3 +164,17 @@ def test_a_time_that_cannot_be_read_leaves_the_seconds_unknown():
         VersionState(**{f: getattr(versions[0], f) for f in VersionState.__slots__} | {"at": "?"})
     ]
     assert losses(attempts, broken)[1] == Loss(steps=0, seconds=None)
+
+
+def test_an_actor_started_again_loses_nothing_and_what_it_commits_can_be_lost_later():
+    versions = [version(1, fence=10, second=20), version(3, fence=20, second=90)]
+    attempts = [
+        attempt(10, 0, last=10, last_commit=1),
+        attempt(20, 60, last=30, last_commit=3, resume_at=None, incarnation=1),
+        attempt(30, 100, resume=1),
+    ]
+    assert losses(attempts, versions) == [
+        Loss(steps=0, seconds=0.0),
+        Loss(steps=0, seconds=0.0),
+        Loss(steps=20, seconds=80.0),
+    ]

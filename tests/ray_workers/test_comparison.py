@@ -61,6 +61,17 @@ def test_a_curve_ends_at_its_version_and_tells_attempts_and_hours(url):
     assert hours == sorted(hours)
 
 
+def test_where_an_actor_was_started_again_the_curve_goes_on_and_nothing_resumed(tmp_path):
+    run = MadeUpRun(store=folder_store(tmp_path))
+    run.start()
+    run.commit(10)
+    run.restart_actor()
+    run.commit(20)
+    _, second = compared(str(tmp_path), "digits@1", "digits@2", weights=False).versions
+    assert second.resumes == ()
+    assert [(p.step, p.attempt) for p in second.curve[9:11]] == [(10, 1), (11, 2)]
+
+
 def test_a_fork_is_told(url):
     assert compared(url, "digits@3", "child@1", weights=False).versions[1].forked_from == "digits@3"
 

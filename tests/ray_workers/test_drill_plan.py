@@ -3,7 +3,14 @@ from dataclasses import replace
 
 import pytest
 
-from ray_workers.drill_plan import followers, last_drilled, next_value, pick_version, shape_of
+from ray_workers.drill_plan import (
+    followers,
+    last_drilled,
+    next_value,
+    pick_version,
+    shape_of,
+    turn,
+)
 from ray_workers.environment import started_as
 from ray_workers.store.errors import InvalidInputError, VersionNotFoundError
 from ray_workers.store.memory import MemoryStore
@@ -53,11 +60,55 @@ def test_a_version_that_was_only_restored_before_its_soundness_was_doubted_is_no
 
 
 def test_runs_never_drilled_come_before_those_drilled_and_older_before_newer(run):
-    assert last_drilled(state(run)) == ""
-    run.judge(1, check="restorable")
-    older = last_drilled(state(run))
+    assert last_drilled(run.store, state(run)) == ""
     run.judge(3, check="restorable")
-    assert "" < older < last_drilled(state(run))
+    older = last_drilled(run.store, state(run))
+    time.sleep(0.002)
+    run.judge(1, check="restorable")
+    newer = last_drilled(run.store, state(run))
+    assert "" < older < newer
+    run.judge(2)
+    run.commit(40)
+    assert last_drilled(run.store, state(run)) == newer
+
+
+def test_a_drill_that_found_a_version_bad_was_a_drill_and_other_verdicts_are_none(run):
+    run.judge(1, reason="NaN")
+    assert last_drilled(run.store, state(run)) == ""
+    run.judge(2, check="restorable", reason="the loop ended without a step")
+    assert last_drilled(run.store, state(run)) != ""
+
+
+def test_a_drill_far_back_in_the_log_is_found(run):
+    run.judge(1, check="restorable")
+    first = last_drilled(run.store, state(run))
+    for _ in range(70):
+        run.judge(2, check="bytes")
+    assert last_drilled(run.store, state(run)) == first
+
+
+def test_runs_take_turns_however_old_what_they_restored_is():
+    """Three finished long ago, one still trains; one drill a night, each after the others."""
+    store = MemoryStore()
+    runs = {}
+    for name in ("a", "b", "c", "live"):
+        runs[name] = MadeUpRun(store=store, name=name)
+        runs[name].start()
+        runs[name].commit(10)
+        if name != "live":
+            runs[name].end()
+        time.sleep(0.002)
+    drilled = []
+    for _ in range(8):
+        states = [made.log.refresh() for made in runs.values()]
+        first = min(states, key=lambda s: turn(store, s)).run
+        drilled.append(first)
+        runs["live"].commit(20 + len(drilled))
+        time.sleep(0.002)
+        newest = max(runs[first].log.refresh().versions)
+        runs[first].judge(newest, check="restorable")
+        time.sleep(0.002)
+    assert drilled == ["live", "a", "b", "c"] * 2
 
 
 def test_the_shape_is_what_the_version_says(run):
@@ -78,6 +129,16 @@ def test_what_follows_a_version_is_of_its_attempt_or_resumed_from_it(run):
     run.commit(25)
     numbers = {n: [v.number for v in followers(state(run), run.version(n))] for n in (1, 2, 3)}
     assert numbers == {1: [2, 3, 4], 2: [3, 5], 3: []}
+
+
+def test_what_follows_a_version_may_be_committed_by_an_actor_started_again(run):
+    run.restart_actor()
+    run.commit(40)
+    run.start(1)
+    run.restart_actor()
+    run.commit(50)
+    numbers = {n: [v.number for v in followers(state(run), run.version(n))] for n in (1, 3)}
+    assert numbers == {1: [2, 3, 5], 3: [4]}
 
 
 def test_the_next_value_is_the_one_recorded_under_the_same_conditions(run):

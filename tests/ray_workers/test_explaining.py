@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ray_workers.explaining import ENDINGS, PHASES, interruptions
@@ -139,6 +141,23 @@ def test_another_incarnation_of_one_attempt_is_its_actor_started_again():
         number=2, fence=5, incarnation=1, flow_run_id="f", run_count=1, started_at=at(9), host="h"
     )
     assert interruptions(report([first, second], []))[0].what == "actor restarted"
+
+
+def test_while_an_actor_was_started_again_training_went_on():
+    first = attempt(1, 0, outcome="lost", resumed_at=at(1))
+    second = replace(
+        attempt(2, 140, restarted=True, resumed_from="1", resumed_at=at(140), steps_lost=0), flow_run_id="adopter"
+    )  # fmt: skip
+    own = version(2, 2, 200, 200, startup=STARTUP)
+    (found,) = interruptions(report([first, second], [version(1, 1, 100, 100), own]))
+    assert (found.what, found.resumed, found.step, found.steps_lost) == (
+        "actor restarted",
+        "1",
+        100,
+        0,
+    )
+    assert (found.seconds, found.total) == ({}, 0)
+    assert found.why == "training went on while the checkpoint actor was started again"
 
 
 def test_times_that_cannot_be_read_are_unknown():

@@ -5,6 +5,7 @@ import uuid
 import pytest
 
 from ray_workers import opening_attempt
+from ray_workers.opening_attempt import final_version
 from ray_workers.resume import ResumeSpec
 from ray_workers.store.attempts import (
     read_run,
@@ -12,6 +13,7 @@ from ray_workers.store.attempts import (
     start_attempt,
     this_process,
 )
+from ray_workers.store.bodies import RolledBack
 from ray_workers.store.errors import (
     FenceLostError,
     InvalidInputError,
@@ -19,9 +21,10 @@ from ray_workers.store.errors import (
     RunNotFoundError,
     VersionNotFoundError,
 )
+from ray_workers.store.keys import log_key
 from ray_workers.store.memory import MemoryStore
 from tests.support.applicants import ELSEWHERE, open_as
-from tests.support.factories import MadeUpRun
+from tests.support.factories import MadeUpRun, flip_byte, folder_store
 
 
 @pytest.fixture
@@ -235,3 +238,47 @@ def test_a_reference_is_parsed_or_refused():
     ):
         with pytest.raises(InvalidInputError):
             ResumeSpec.parse(text)
+
+
+# --- finished --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_last_attempt_completed_ended_with_its_newest_version(run):
+    assert final_version(run.log.refresh()) == run.version(3)
+    run.start(3)
+    assert final_version(run.log.refresh()) is None
+    run.end("failed", "boom")
+    assert final_version(run.log.refresh()) is None
+    run.start(3)
+    run.end()
+    assert final_version(run.log.refresh()) == run.version(3)
+
+
+def test_a_run_whose_final_version_is_quarantined_is_not_finished_with_an_older_one(run):
+    run.judge(1, 2)
+    run.judge(3, reason="its digest is another", check="bytes")
+    assert final_version(run.log.refresh()) is None
+
+
+def test_a_run_whose_final_version_is_abandoned_is_not_finished_before_it_was_trained_on(run):
+    run.append(RolledBack(to=run.version(2).name))
+    assert final_version(run.log.refresh()) is None
+    run.start(2)
+    run.end()
+    assert final_version(run.log.refresh()) == run.version(2)
+
+
+def test_a_damaged_slot_may_have_held_the_final_version_until_an_attempt_has_looked(tmp_path):
+    store = folder_store(tmp_path)
+    made = MadeUpRun(store=store, name="run", ranks=1)
+    made.start()
+    made.commit(10)
+    made.commit(20)
+    slot = made.version(2).slot
+    made.end()
+    flip_byte(tmp_path, log_key("run", slot))
+    assert final_version(read_run(store, "run")) is None
+    again = MadeUpRun(store=store, name="run", ranks=1)
+    again.start(1)
+    again.end()
+    assert final_version(read_run(store, "run")) == again.version(1)

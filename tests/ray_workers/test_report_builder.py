@@ -6,7 +6,7 @@ import pytest
 
 from ray_workers.report_builder import build_report
 from ray_workers.store import keys
-from ray_workers.store.attempts import start_attempt
+from ray_workers.store.attempts import start_attempt, start_successor
 from ray_workers.store.bodies import RolledBack
 from ray_workers.store.catalog import VersionCatalog
 from ray_workers.store.errors import RunNotFoundError
@@ -109,6 +109,64 @@ def test_a_completed_attempt_gives_no_reason(run):
     assert (attempt.outcome, attempt.reason) == ("completed", None)
 
 
+def test_an_actor_started_again_goes_on_where_it_was(run):
+    run.commit(10)
+    run.end("failed", "boom")
+    run.start(1)
+    run.restart_actor()
+    run.commit(20)
+    run.restart_actor()
+    rows = report_of(run).attempts
+    assert [row.restarted for row in rows] == [False, False, True, True]
+    assert [row.resumed_from for row in rows] == [None, "1", "1", "2"]
+    assert [row.resume_step for row in rows] == [None, 10, 10, 20]
+    assert [row.resumed for row in rows] == [False, True, False, False]
+    assert not any(row.undecided for row in rows)
+    assert [(row.steps_lost, row.seconds_lost) for row in rows[2:]] == [(0, 0.0)] * 2
+
+
+def test_an_actor_started_again_before_there_was_a_version_or_in_a_fork(run):
+    run.restart_actor()
+    row = report_of(run).attempts[1]
+    assert (row.restarted, row.resumed_from, row.undecided) == (True, None, False)
+    run.commit(10)
+    child = run.fork(1, "child")
+    child.restart_actor()
+    row = report_of(child).attempts[1]
+    assert (row.restarted, row.resumed_from, row.resume_step) == (True, "digits@1", 10)
+
+
+def test_what_was_chosen_after_training_had_stopped_is_not_guessed(run):
+    run.commit(10)
+    run.end("interrupted", "resize (2 to 3 workers)")
+    start_successor(run.log, run.fence)
+    row = report_of(run).attempts[1]
+    assert (row.incarnation, row.restarted, row.resumed_from, row.undecided) == (
+        1,
+        False,
+        None,
+        True,
+    )
+
+
+def test_what_damage_hides_before_an_actor_was_started_again_is_not_guessed(run, tmp_path):
+    run.commit(10)
+    slot = run.log.refresh().slot
+    run.restart_actor()
+    flip_byte(tmp_path, keys.log_key("digits", slot))
+    row = report_of(run).attempts[1]
+    assert (row.restarted, row.resumed_from, row.undecided) == (False, None, True)
+
+
+def test_a_damaged_manifest_cuts_nothing_where_the_actor_was_started_again(run, tmp_path):
+    run.commit(10)
+    run.restart_actor()
+    run.commit(20)
+    flip_byte(tmp_path, run.manifest_key(2))
+    run.commit(30, curve={"loss": Curve(steps=(30,), values=(0.5,))})
+    assert steps(report_of(run)) == [*range(1, 11), 30]
+
+
 def test_the_curve_goes_over_attempts_without_overlap_or_gap(run):
     run.commit(10)
     run.commit(20)
@@ -120,6 +178,25 @@ def test_the_curve_goes_over_attempts_without_overlap_or_gap(run):
     assert [attempt for _, _, attempt in report.curve] == [1] * 10 + [2] * 20
     assert report.curve[9] == (10, 0.1, 1)
     assert (report.progress.step, report.progress.epochs_wanted) == (30, 3)
+
+
+def test_every_other_metric_has_its_series_over_attempts_without_overlap_or_gap(run):
+    def commit(step):
+        done = range(1, step + 1)
+        curve = Curve(steps=tuple(done), values=tuple(at / 100 for at in done))
+        run.commit(step, curve={"accuracy": curve}, metrics={"accuracy": 1.0, "lr": 0.1})
+
+    commit(10)
+    commit(20)
+    run.start(1)
+    commit(30)
+    report = report_of(run)
+    assert report.curve == ()
+    assert [step for step, _, _ in report.series["accuracy"]] == list(range(1, 31))
+    assert [attempt for _, _, attempt in report.series["accuracy"]] == [1] * 10 + [2] * 20
+    assert report.series["accuracy"][9] == (10, 0.1, 1)
+    assert report.series["lr"] == ((10, 0.1, 1), (30, 0.1, 2))
+    assert report.series.keys() == {"accuracy", "lr"}
 
 
 def test_while_nothing_new_is_committed_the_curve_ends_where_the_attempt_resumed(run):

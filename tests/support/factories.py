@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ray_workers.store import keys
-from ray_workers.store.attempts import create_run, end_attempt, start_attempt, this_process
+from ray_workers.store.attempts import (
+    create_run,
+    end_attempt,
+    start_attempt,
+    start_incarnation,
+    this_process,
+)
 from ray_workers.store.bodies import (
     Body,
     ForkPin,
@@ -87,6 +93,12 @@ class MadeUpRun:
         )
         step = 0 if resume is None else self.version(resume).step
         self.series = [point for point in self.series if point[0] <= step]
+        return self.fence
+
+    def restart_actor(self) -> int:
+        """The checkpoint actor dies and is started again, while training goes on; returns the new fence."""
+        own = self.log.refresh().attempts[self.fence]
+        self.fence = start_incarnation(self.log, self.fence, own.incarnation + 1)
         return self.fence
 
     def commit(  # noqa: PLR0913 - a form
@@ -186,7 +198,8 @@ class MadeUpRun:
         return ShardEntry(rank=rank, key=key, bytes=len(data), digest=digest_of(data))
 
     def _parent(self) -> VersionRef | None:
-        attempt = self.log.refresh().attempts[self.fence]
+        state = self.log.refresh()
+        attempt = state.begun(state.attempts[self.fence])
         if attempt.last_commit is not None:
             return _ref(None, self.version(attempt.last_commit).name)
         if attempt.resume is None:

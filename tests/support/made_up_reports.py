@@ -119,6 +119,7 @@ def _attempt(
         reason=life.reason,
         resumed_from=life.resumed_from,
         resume_step=begin if life.resumed_from else None,
+        resumed_at=times[0].isoformat(),
         required="sound" if life.resumed_from else None,
         passed_over=life.passed_over,
         steps_lost=lost if number > 1 else None,

@@ -1,5 +1,6 @@
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +50,14 @@ def test_resumes_are_dashed_lines_at_their_step():
     sound = [e.attrib["x"] for e in root if e.attrib.get("href") == "#s"]
     fourth, sixth = sound[3], sound[5]
     assert re.fullmatch(rf"M{fourth} [\d.]+V[\d.]+M{sixth} [\d.]+V[\d.]+", lines)
+
+
+def test_where_an_actor_was_started_again_nothing_resumed():
+    report = made_up_report([Life(until=250, outcome="lost"), Life(resumed_from="2", until=360)])
+    first, second = report.attempts
+    root = drawn(replace(report, attempts=(first, replace(second, restarted=True))))
+    assert not [e for e in root if e.attrib.get("class") == "d"]
+    assert "resumed" not in texts(root)
 
 
 def test_steps_done_again_are_hatched():

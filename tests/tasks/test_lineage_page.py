@@ -87,6 +87,59 @@ def test_the_pictures_are_there_and_well_formed():
         assert parse(base64.b64decode(body)).tag.endswith("svg")
 
 
+def without_loss(report, **series):
+    versions = tuple(replace(v, metrics={}) for v in report.versions)
+    return replace(report, versions=versions, curve=(), series=series)
+
+
+def test_a_run_without_loss_has_no_empty_picture_and_a_whole_headline():
+    page = render(without_loss(killed_twice()))
+    assert page.headline.split("  \n")[0] == "**running** · step 1,187"
+    assert [alt for alt, _ in PICTURE.findall(page.markdown)] == [
+        "Attempts and their versions",
+        "Seconds lost by phase",
+    ]
+    assert section(page.markdown, "Loss") is None
+    assert section(page.markdown, "Metrics") is None
+    assert {row[3] for row in cells(page.markdown, "Versions")} == {DASH}
+    assert "step 1,187, epoch 5 of 6\n" in page.markdown
+
+
+def test_a_loss_under_another_name_is_drawn_and_told():
+    report = killed_twice()
+    page = render(without_loss(report, train_loss=report.curve, accuracy=report.curve))
+    assert page.headline.split("  \n")[0].startswith("**running** · step 1,187 · train\\_loss 0.0")
+    assert "epoch 5 of 6, train\\_loss 0.0" in page.markdown
+    pictures = dict(PICTURE.findall(section(page.markdown, "Metrics")))
+    assert b">train_loss<" in base64.b64decode(pictures["Other metrics over the steps"])
+    long = render(without_loss(report, validation_loss_of_the_teacher=report.curve))
+    assert long.headline.split("  \n")[0] == "**running** · step 1,187"
+
+
+def test_other_metrics_stand_below_the_loss_and_those_not_drawn_are_named():
+    report = killed_twice()
+    page = render(replace(report, series={f"m{n}": report.curve for n in range(15)}))
+    assert page.headline == render(report).headline
+    titles = re.findall(r"^## (.*)$", page.markdown, re.MULTILINE)
+    assert titles[:3] == ["Loss", "Metrics", "Lineage"]
+    told = section(page.markdown, "Metrics")
+    assert "Not drawn here: `m12`, `m13`, `m14`, `m2`, `m3`, `m4`, `m5`, `m6` and 3 more." in told
+    assert "`pawl show digits@latest --json` has their values." in told
+
+
+def test_where_they_would_make_the_page_too_long_other_metrics_are_named_alone():
+    report = long_report(attempts=120, versions=40)
+    noisy = tuple(replace(v, reason="y" * 5000, rung="quarantined") for v in report.versions)
+    names = [f"metric {n} " + "ü" * 90 for n in range(40)]
+    page = render(
+        replace(report, versions=noisy, damaged_slots=(), series=dict.fromkeys(names, report.curve))
+    )
+    assert len(page.markdown.encode()) < 200_000
+    told = section(page.markdown, "Metrics")
+    assert told.startswith("Not drawn here: `metric 0 ")
+    assert "and 32 more" in told
+
+
 def test_nothing_needs_mermaid_or_inline_svg_or_html():
     markdown = PICTURE.sub("", render(killed_twice()).markdown)
     assert "```" not in markdown
@@ -108,6 +161,53 @@ def test_a_first_attempt_started_from_nothing():
         section(render(report).markdown, "What was resumed, and why")
         == "Attempt 1 started from nothing."
     )
+
+
+def with_last_attempt(report, **changes):
+    *others, last = report.attempts
+    return replace(report, attempts=(*others, replace(last, **changes)))
+
+
+def restarted():
+    lives = [Life(until=250, outcome="lost"), Life(resumed_from="2", until=360)]
+    return with_last_attempt(made_up_report(lives), restarted=True, steps_lost=0, seconds_lost=0.0)
+
+
+def test_an_actor_started_again_is_told_as_training_that_went_on():
+    page = render(restarted())
+    assert page.headline.endswith("newest sound v3 · went on after v2")
+    told = section(page.markdown, "What was resumed, and why")
+    assert told == (
+        "Attempt 2 went on after **version 2** (step 200) where attempt 1 was: the checkpoint actor was started again, "
+        "training did not stop."
+    )
+    told = section(page.markdown, "Interruptions")
+    assert "lost its checkpoint actor, which was started again." in told
+    assert "- Resumed: nothing after version 2, step 200: training went on while" in told
+    assert "- Steps and time lost: none" in told
+    assert cells(page.markdown, "Attempts")[0][4] == "went on after 2"
+    for words in ("started from nothing", "from the beginning", "in vain"):
+        assert words not in page.markdown
+
+
+def test_an_actor_started_again_before_any_version_is_not_said_to_have_begun_anew():
+    page = render(with_last_attempt(restarted(), resumed_from=None, resume_step=None))
+    assert page.headline.endswith("· went on")
+    assert "Attempt 2 went on where attempt 1 was" in page.markdown
+    assert cells(page.markdown, "Attempts")[0][4] == "went on"
+
+
+def test_an_attempt_that_has_not_chosen_is_not_said_to_have_started_from_nothing():
+    lives = [Life(until=250, outcome="crashed"), Life(until=0)]
+    report = with_last_attempt(made_up_report(lives), resumed_at=None, steps_lost=None)
+    page = render(report)
+    assert page.headline.endswith("newest sound v2 · no version chosen")
+    assert "Attempt 2 has not chosen yet what to resume." in page.markdown
+    assert cells(page.markdown, "Attempts")[0][4] == DASH
+    over = render(with_last_attempt(report, outcome="failed")).markdown
+    assert "What attempt 2 resumed is not recorded" in over
+    for words in ("started from nothing", "from the beginning"):
+        assert words not in page.markdown + over
 
 
 def test_a_later_attempt_that_found_nothing_says_so():

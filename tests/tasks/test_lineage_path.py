@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 from tasks.lineage_path import lanes, redone_spans, thin_versions
 from tests.support.made_up_reports import Life, killed_twice, made_up_report
@@ -32,6 +33,15 @@ def test_an_attempt_that_nobody_resumed_counts_for_nothing():
 def test_an_attempt_that_has_not_chosen_yet_takes_nothing_away():
     report = made_up_report([Life(until=350, outcome="crashed"), Life(until=0)])
     assert lanes(report)[0].counts_to == math.inf
+
+
+def test_an_actor_started_again_takes_nothing_away_either():
+    lives = [Life(until=350, outcome="lost"), Life(resumed_from="3", until=500)]
+    report = made_up_report(lives)
+    first, second = report.attempts
+    report = replace(report, attempts=(first, replace(second, restarted=True, steps_lost=0)))
+    assert [lane.counts_to for lane in lanes(report)] == [300, math.inf]
+    assert redone_spans(lanes(report)) == ()
 
 
 def test_a_fork_starts_at_the_step_of_the_other_run_s_version():

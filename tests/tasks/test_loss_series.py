@@ -17,12 +17,12 @@ from tests.support.made_up_reports import Life, made_up_report, with_version
 def test_a_series_belongs_to_its_attempt_and_is_in_order():
     curve = ((3, 0.3, 1), (1, 0.1, 1), (2, 0.2, 2))
     report = made_up_report([], curve=curve)
-    assert series_by_attempt(report) == {1: [(1, 0.1), (3, 0.3)], 2: [(2, 0.2)]}
+    assert series_by_attempt(report.curve) == {1: [(1, 0.1), (3, 0.3)], 2: [(2, 0.2)]}
 
 
 def test_the_oldest_of_very_many_attempts_are_taken_together():
     curve = tuple((n, 1.0, n) for n in range(1, 3 * MAX_SERIES))
-    series = series_by_attempt(made_up_report([], curve=curve))
+    series = series_by_attempt(curve)
     assert len(series) == MAX_SERIES
     assert sum(map(len, series.values())) == len(curve)
 
@@ -47,9 +47,9 @@ def test_medians_ignore_a_wild_value_and_show_a_gap():
 
 def test_a_late_run_does_not_begin_at_nought():
     late = made_up_report([Life(resumed_from="other@7", until=750)], start_step=700)
-    assert step_scale(late, series_by_attempt(late), 0, 100).low == 701
+    assert step_scale(late, series_by_attempt(late.curve), 0, 100).low == 701
     early = made_up_report([Life(until=750)])
-    assert step_scale(early, series_by_attempt(early), 0, 100).low == 0
+    assert step_scale(early, series_by_attempt(early.curve), 0, 100).low == 0
 
 
 @pytest.mark.parametrize("losses", [[0.0], [2.0, 2.0], [-1.0, 1.0], [1e-9, 1e9], [0.0, 1e-300]])
