@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ray_workers.store import keys
-from ray_workers.store.attempts import create_run, end_attempt, start_attempt, this_process
+from ray_workers.store.attempts import (
+    create_run,
+    end_attempt,
+    start_attempt,
+    start_incarnation,
+    this_process,
+)
 from ray_workers.store.bodies import (
     Body,
     ForkPin,
@@ -63,6 +69,8 @@ class MadeUpRun:
     """Step and loss since the run began, as the training state carries it."""
     told: dict[str, str] = field(init=False, default_factory=dict)
     """What the next versions say of their environment besides."""
+    timed: dict[str, float] = field(init=False, default_factory=dict)
+    """Durations that the next versions tell besides."""
 
     def __post_init__(self) -> None:
         self.log = create_run(self.store, self.name, by=this_process())
@@ -87,6 +95,12 @@ class MadeUpRun:
         )
         step = 0 if resume is None else self.version(resume).step
         self.series = [point for point in self.series if point[0] <= step]
+        return self.fence
+
+    def restart_actor(self) -> int:
+        """The checkpoint actor died, and its next incarnation goes on under a fence of its own, which is returned."""
+        before = self.log.refresh().attempts[self.fence]
+        self.fence = start_incarnation(self.log, self.fence, before.incarnation + 1)
         return self.fence
 
     def commit(  # noqa: PLR0913 - a form
@@ -124,7 +138,7 @@ class MadeUpRun:
             environment={"python": "3.11", **self.told},
             tensors=_layouts(self.ranks),
             shards=tuple(shards),
-            durations={"staging_s": 0.25, "upload_s": 0.5},
+            durations={"staging_s": 0.25, "upload_s": 0.5, **self.timed},
         )
         return commit_version(self.store, self.log, manifest, base=built_on).number
 
