@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ray_workers.policies.failure_causes import is_broken_group, is_lost
+from ray_workers.policies.failure_causes import asked_by, is_broken_group, is_lost
 from ray_workers.policies.failure_words import Failure, read_failure
 from ray_workers.report import AttemptRow, RunReport, VersionRow
 
@@ -48,11 +48,6 @@ ENDINGS = (
 )  # fmt: skip
 """*worker lost*: a rank's process died, or the others lost the connection to it. *crash*: the end was not recorded."""
 
-_ASKED = {
-    "ctrl-c": "Ctrl-C", "sigterm": "SIGTERM", "time limit": "time limit", "node draining": "preempted",
-    "preempted": "preempted", "resize": "resized",
-}  # fmt: skip
-"""How the reason of an interrupted attempt begins, and what it is called."""
 _NODE_DIED = re.compile(
     r"\bnode (has |was |is )?(died|dead|terminated|removed|draining|drained)", re.IGNORECASE
 )
@@ -167,7 +162,7 @@ def _what(before: AttemptRow, after: AttemptRow, failure: Failure | None) -> str
         # A flow run that adopts a living attempt renames its newest writer alone.
         again = (before.flow_run_id, before.run_count) == (after.flow_run_id, after.run_count)
         return "actor restarted" if again or after.restarted else "crash"
-    return next((what for word, what in _ASKED.items() if reason.startswith(word)), "cancelled")
+    return asked_by(before.reason)
 
 
 def _failed(reason: str) -> str:

@@ -1,16 +1,18 @@
 """How well each run could come back right now, and what that costs: facts in, findings out. Pure.
 
-The words: *at risk* is the work since the newest version that a resume would take; *recovery* is how long coming back
-takes; *ready* is the one verdict over both (`readiness`), with its reason. Times are seconds; instants are UTC.
+The words: *at risk* is the work since the begin of the copy that became the newest version which a resume would take;
+*recovery* is how long coming back takes; *ready* is the one verdict over both (`readiness`), with its reason. Times are
+seconds; instants are UTC.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
+from collections.abc import Sequence
 from datetime import datetime
 
+from ray_workers.attempt_chains import end_cause, newest_chain
 from ray_workers.health_values import (
     AtRisk,
     Objective,
@@ -30,11 +32,13 @@ _ENOUGH_GAPS = 2
 _LATE = 2.0
 """Times the usual interval after which a save counts as missed."""
 _RECENT_VERSIONS = 20
+_FAILURES = ("infrastructure", "user")
+"""Causes of an end that nobody asked for."""
 
 
 def assess_run(state: RunState, facts: RunFacts, objective: Objective, now: datetime) -> RunHealth:
     """One run as it stands at `now`."""
-    recovery = Recovery(drills_s=tuple(facts.drills_s), resumes_s=_resumes(state))
+    recovery = Recovery(drills_s=tuple(facts.drills_s), restarts_s=tuple(facts.restarts_s))
     rhythm = _rhythm(state, facts, now)
     at_risk = _at_risk(state, facts, now) if facts.status == "running" else None
     readiness = judge_readiness(state, facts.status, at_risk, recovery, objective)
@@ -70,36 +74,48 @@ def _rung_ages(state: RunState, now: datetime) -> tuple[RungAge, ...]:
     return tuple(found)
 
 
-def _newest_attempt(state: RunState) -> AttemptState | None:
-    return max(state.attempts.values(), key=lambda a: a.fence, default=None)
-
-
 def _at_risk(state: RunState, facts: RunFacts, now: datetime) -> AtRisk | None:
-    attempt, version = _newest_attempt(state), newest_at(state, required_rung(state))
-    if attempt is None:
-        return None
-    own = version is not None and version.fence == attempt.fence
-    # Before its first version of that rung an attempt has all of its own time to lose, and nothing of the others'.
-    since = _since(version.at if version is not None and own else attempt.at, now)
+    chain = newest_chain(state)
+    since = _unsaved_s(state, facts, chain, now) if chain else None
     if since is None:
         return None
-    rate = _steps_per_second(state, attempt)
+    rate = _steps_per_second(state, chain)
     return AtRisk(
         seconds=since,
         steps=None if rate is None else round(rate * since),
         worker_hours=since / 3600 * facts.world_size,
+        ahead_s=_ahead(state, chain, now),
     )
 
 
-def _commits(state: RunState, attempt: AttemptState) -> list[tuple[float, int]]:
-    """Instant and step of the attempt's newest commits, oldest first."""
-    own = [v for v in state.newest_first() if v.fence == attempt.fence][:_RECENT_VERSIONS]
+def _unsaved_s(
+    state: RunState, facts: RunFacts, chain: Sequence[AttemptState], now: datetime
+) -> float | None:
+    version = newest_at(state, required_rung(state))
+    if version is None or version.fence not in {attempt.fence for attempt in chain}:
+        # Until it has a version of that rung a training has all of its own time to lose, and nothing of the others'.
+        return _since(chain[0].at, now)
+    since = _since(version.at, now)
+    # What was done while that version was on its way is not in it.
+    return None if since is None else since + facts.until_committed_s.get(version.number, 0.0)
+
+
+def _ahead(state: RunState, chain: Sequence[AttemptState], now: datetime) -> float:
+    """How far after `now` the training began or committed, by its own clock; 0 if it did not."""
+    told = [_instant(chain[0].at), *(at for at, _ in _commits(state, chain))]
+    return max([0.0, *(at - now.timestamp() for at in told if at is not None)])
+
+
+def _commits(state: RunState, chain: Sequence[AttemptState]) -> list[tuple[float, int]]:
+    """Instant and step of the training's newest commits, oldest first."""
+    fences = {attempt.fence for attempt in chain}
+    own = [v for v in state.newest_first() if v.fence in fences][:_RECENT_VERSIONS]
     told = [(instant, v.step) for v in reversed(own) if (instant := _instant(v.at)) is not None]
     return sorted(told)
 
 
-def _steps_per_second(state: RunState, attempt: AttemptState) -> float | None:
-    commits = _commits(state, attempt)
+def _steps_per_second(state: RunState, chain: Sequence[AttemptState]) -> float | None:
+    attempt, commits = chain[0], _commits(state, chain)
     if not commits:
         return None
     begin, end = commits[0], commits[-1]
@@ -120,22 +136,8 @@ def _resume_step(state: RunState, attempt: AttemptState) -> int | None:
     return None if version is None else version.step
 
 
-def _resumes(state: RunState) -> tuple[float, ...]:
-    found = []
-    for fence in sorted(state.attempts):
-        attempt = state.attempts[fence]
-        own = [v for v in state.versions.values() if v.fence == fence]
-        if attempt.resume is None or not own:
-            continue
-        first, start = _instant(min(own, key=lambda v: v.number).at), _instant(attempt.at)
-        if first is not None and start is not None and first >= start:
-            found.append(round(first - start, 3))
-    return tuple(found)
-
-
 def _rhythm(state: RunState, facts: RunFacts, now: datetime) -> SaveRhythm:
-    attempt = _newest_attempt(state)
-    times = [at for at, _ in _commits(state, attempt)] if attempt is not None else []
+    times = [at for at, _ in _commits(state, newest_chain(state))]
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     interval = statistics.median(gaps) if len(gaps) >= _ENOUGH_GAPS else None
     missed = 0
@@ -144,31 +146,22 @@ def _rhythm(state: RunState, facts: RunFacts, now: datetime) -> SaveRhythm:
         missed = int(overdue) - 1 if overdue >= _LATE else 0
     return SaveRhythm(
         interval_s=interval,
-        optimal_s=_optimal(state, facts, now),
+        optimal_s=facts.optimal_s,
         missed=missed,
         dropped=sum(count for count, _ in facts.dropped),
         dropped_reason=facts.dropped[-1][1] if facts.dropped else None,
     )
 
 
-def _optimal(state: RunState, facts: RunFacts, now: datetime) -> float | None:
-    """Young (1974): sqrt(2 x cost of a save x mean time between failures), once there was a failure."""
-    failures = len(_failures(state))
-    started = [at for a in state.attempts.values() if (at := _instant(a.at)) is not None]
-    if not failures or not facts.staging_s or not started:
-        return None
-    between = (now.timestamp() - min(started)) / failures
-    return math.sqrt(2 * statistics.median(facts.staging_s) * between) if between > 0 else None
-
-
 def _failures(state: RunState) -> tuple[str, ...]:
     told = []
     for fence in sorted(state.attempts, reverse=True):
         attempt = state.attempts[fence]
-        lost = attempt.outcome is None and state.open_fence != fence
-        if lost:
+        if end_cause(state, attempt) not in _FAILURES:
+            continue
+        if attempt.outcome is None:
             told.append(f"{attempt.at[:19]} lost: its end was not recorded")
-        elif attempt.outcome not in (None, "completed", "finished"):
+        else:
             told.append(
                 f"{(attempt.ended_at or '')[:19]} {attempt.outcome}: {attempt.reason or 'no reason told'}"
             )

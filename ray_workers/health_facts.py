@@ -9,9 +9,18 @@ from typing import Any
 
 from ray_workers.health import assess_run
 from ray_workers.health_values import Objective, RunFacts, RunHealth
+from ray_workers.interval_account import account_of
+from ray_workers.interval_facts import history_of, restarts_of, until_committed
 from ray_workers.policies.retention import RetentionPolicy
+from ray_workers.readiness import newest_at, required_rung
 from ray_workers.retiring import plan_retention
-from ray_workers.storage_accounts import Storage, StoredVersionFacts, assess_storage
+from ray_workers.storage_accounts import (
+    LetGoFacts,
+    Storage,
+    StoredVersionFacts,
+    assess_storage,
+    let_go_of,
+)
 from ray_workers.store.bodies import Verdict
 from ray_workers.store.catalog import VersionCatalog, VersionEntry
 from ray_workers.store.clock import utc_now
@@ -23,11 +32,12 @@ from ray_workers.store.records import Record
 from ray_workers.store.run_listing import RunEntry, list_runs, run_status
 from ray_workers.store.run_state import RunState
 
-__all__ = ["HealthReport", "look_at_root"]
+__all__ = ["BUDGET_SPENT", "HealthReport", "look_at_root"]
 
 _NEWEST = 20
-"""Versions whose manifests tell world size, save times and dropped saves."""
+"""Versions whose manifests tell world size, save times, restarts and dropped saves."""
 _ORDER = ("ready", "warning", "critical")
+BUDGET_SPENT = "the storage budget is spent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +58,7 @@ class HealthReport:
         """The worst of all runs; an unreadable run is critical, a budget that is spent a warning."""
         found = [run.verdict for run in self.runs]
         found += ["critical"] if self.unreadable else []
-        found += ["warning"] if self._over_budget else []
+        found += ["warning"] if self.over_budget else []
         return max(found, key=_ORDER.index, default="ready")
 
     @property
@@ -60,7 +70,7 @@ class HealthReport:
             run, why = self.unreadable[0]
             return f"{run}: {why}"
         if not worst:
-            return "the storage budget is spent"
+            return BUDGET_SPENT
         more = f" (and {len(worst) - 1} more)" if len(worst) > 1 else ""
         return f"{worst[0].run}: {worst[0].reason}{more}"
 
@@ -72,7 +82,7 @@ class HealthReport:
         late = sum(run.verdict == "warning" for run in self.runs)
         told = [f"{lost} of {total} runs could not come back"] if lost else []
         told += [f"{late} of {total} runs would come back, but not as promised"] if late else []
-        told += ["the storage budget is spent"] if self._over_budget else []
+        told += [BUDGET_SPENT] if self.over_budget else []
         if told:
             return ", ".join(told)
         if not total:
@@ -85,7 +95,8 @@ class HealthReport:
         return tuple(run for run in self.runs if run.verdict != "ready")
 
     @property
-    def _over_budget(self) -> bool:
+    def over_budget(self) -> bool:
+        """More is stored than the objective allows."""
         storage = self.storage
         return (
             storage is not None and storage.budget is not None and storage.stored > storage.budget
@@ -141,6 +152,8 @@ def look_at_root(
             unreadable.append((entry.run, entry.problem or "its log cannot be read"))
         elif not entry.state.deleted:
             looked.at_run(entry)
+        else:
+            looked.at_deleted(entry.state)
     return HealthReport(
         url=store.url,
         at=at,
@@ -162,6 +175,7 @@ class _Look:
         self._retention = retention
         self._storage = storage
         self._versions: list[StoredVersionFacts] = []
+        self._let_go: list[LetGoFacts] = []
         self._orphans = 0
         self._freed = 0
         self.runs: list[RunHealth] = []
@@ -171,24 +185,36 @@ class _Look:
         if state is None:
             return
         kept = sorted(n for n, v in state.versions.items() if v.readable)
+        resumed = newest_at(state, required_rung(state))
+        few = {*kept[-_NEWEST:], *([] if resumed is None else [resumed.number])}
         entries = VersionCatalog(self._store, entry.run).entries(
-            state, kept if self._storage else kept[-_NEWEST:]
+            state, kept if self._storage else few
         )
+        newest = entries[-_NEWEST:]
+        account = account_of(history_of(state, newest, self._now.timestamp()))
         facts = RunFacts(
             status=run_status(state),
             world_size=_world_size(entries),
             drills_s=tuple(_drills(self._store, state)),
-            staging_s=tuple(_staging(entries[-_NEWEST:])),
-            dropped=tuple(_dropped(entries[-_NEWEST:])),
+            restarts_s=restarts_of(state, newest),
+            until_committed_s=until_committed(entries),
+            optimal_s=None if account.decision is None else account.decision.seconds,
+            dropped=tuple(_dropped(newest)),
         )
         self.runs.append(assess_run(state, facts, self._objective, self._now))
         if self._storage:
             self._account(state, entries)
 
+    def at_deleted(self, state: RunState) -> None:
+        """What a sweep has not taken yet belongs to no version any more."""
+        if self._storage:
+            self._orphans += self._unreferenced(state, set())
+
     def accounts(self) -> Storage:
         return assess_storage(
             self._versions,
             self._now,
+            let_go=self._let_go,
             budget=self._objective.budget_bytes,
             orphans=self._orphans,
             retention_would_free=None if self._retention is None else self._freed,
@@ -196,11 +222,13 @@ class _Look:
 
     def _account(self, state: RunState, entries: Sequence[VersionEntry]) -> None:
         seen: set[str] = set()
+        whole = new = 0
         for entry in entries:
             shards = () if entry.facts is None else entry.facts.shards
             shared = sum(shard.bytes for shard in shards if shard.key in seen)
             seen.update(shard.key for shard in shards)
             version = entry.version
+            whole, new = whole + version.bytes, new + version.bytes - shared
             self._versions.append(
                 StoredVersionFacts(
                     run=state.run,
@@ -208,8 +236,10 @@ class _Look:
                     bytes=version.bytes,
                     bytes_new=version.bytes - shared,
                     at=version.at,
+                    stays=version.status == "live",
                 )
             )
+        self._let_go += let_go_of(state, share=new / whole if whole else 1.0)
         if all(entry.facts is not None for entry in entries):
             self._orphans += self._unreferenced(state, seen)
         if self._retention is not None:
@@ -229,13 +259,6 @@ class _Look:
 
 def _world_size(entries: Sequence[VersionEntry]) -> int:
     return next((e.facts.world_size for e in reversed(entries) if e.facts is not None), 1)
-
-
-def _staging(entries: Sequence[VersionEntry]) -> Iterator[float]:
-    for entry in entries:
-        durations: Mapping[str, float] = {} if entry.facts is None else entry.facts.durations
-        if "staging_s" in durations:
-            yield durations["staging_s"]
 
 
 def _dropped(entries: Sequence[VersionEntry]) -> Iterator[tuple[int, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,9 +45,12 @@ class AtRisk:
     """Work that would be done again if everything died now."""
 
     seconds: float
+    """Since the begin of the copy that became the version which a resume would take."""
     steps: int | None
     """At the speed of the attempt's newest versions; None while that is unknown."""
     worker_hours: float
+    ahead_s: float = 0.0
+    """How far the clock that commits is ahead of the one here: so much more may be at risk, and no late save shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +59,13 @@ class Recovery:
 
     drills_s: tuple[float, ...] = ()
     """Restore drills: a version brought back into fresh objects."""
-    resumes_s: tuple[float, ...] = ()
-    """From an attempt's start to its first new version: an upper bound, one interval of training included."""
+    restarts_s: tuple[float, ...] = ()
+    """Of each training that restored a version: reading it back, cluster and workers, restoring, up to its first step."""
 
     @property
     def measured(self) -> tuple[float, ...]:
-        """What the objective is held against: drills, and resumes where no drill was made."""
-        return self.drills_s or self.resumes_s
+        """What the objective is held against: drills, and restarts where no drill was made."""
+        return self.drills_s or self.restarts_s
 
     @property
     def median_s(self) -> float | None:
@@ -78,9 +81,9 @@ class SaveRhythm:
     """How often versions were committed lately, and how often they should be."""
 
     interval_s: float | None
-    """Median gap between commits of the newest attempt."""
+    """Median gap between commits of the newest training."""
     optimal_s: float | None
-    """Young's first-order optimum sqrt(2 C M), from what a save costs training and how often attempts died."""
+    """The interval of least expected waste, as `pawl interval` explains it; None until a save was measured."""
     missed: int
     """Saves that are overdue now."""
     dropped: int = 0
@@ -99,7 +102,7 @@ class RunHealth:
     recovery: Recovery
     rhythm: SaveRhythm
     failures: tuple[str, ...]
-    """How attempts ended that did not complete, newest first."""
+    """How attempts ended that failed or were lost, newest first; not those that somebody asked to end."""
     quarantined: tuple[tuple[int, str], ...]
     """Number and reason, newest first."""
     verdict: str
@@ -129,7 +132,7 @@ class RunHealth:
             },
             "recovery": {
                 "drills": len(recovery.drills_s),
-                "resumes": len(recovery.resumes_s),
+                "resumes": len(recovery.restarts_s),
                 "median_s": recovery.median_s,
                 "p95_s": recovery.p95_s,
             },
@@ -152,8 +155,12 @@ class RunFacts:
     status: str
     world_size: int = 1
     drills_s: Sequence[float] = ()
-    staging_s: Sequence[float] = field(default_factory=tuple)
-    """Seconds that training stood still for each of the newest saves."""
+    restarts_s: Sequence[float] = ()
+    """As in `Recovery`."""
+    until_committed_s: Mapping[int, float] = field(default_factory=dict)
+    """Of versions, by number: seconds from the begin of the copy until it was stored."""
+    optimal_s: float | None = None
+    """As in `SaveRhythm`."""
     dropped: Sequence[tuple[int, str]] = ()
     """How many saves before a version were dropped, and why the last; of the newest versions, oldest first."""
 

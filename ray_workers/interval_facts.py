@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
+from ray_workers.attempt_chains import chain_of, end_cause
 from ray_workers.attempt_losses import attempt_losses
 from ray_workers.config import Saving
 from ray_workers.interval_controller import IntervalPlan
-from ray_workers.policies.failure_causes import cause_of_end
 from ray_workers.policies.failure_rate import PRIOR, Evidence
 from ray_workers.policies.interval import IntervalCaps
 from ray_workers.startup import PHASES
@@ -28,6 +28,8 @@ __all__ = [
     "history_of",
     "plan_interval",
     "read_history",
+    "restarts_of",
+    "until_committed",
 ]
 
 HALF_LIFE_HOURS = 14 * 24.0
@@ -85,7 +87,7 @@ def history_of(state: RunState, entries: Sequence[VersionEntry], now_s: float) -
     worlds = {entry.version.fence: entry.facts.world_size for entry in known if entry.facts}
     workers = worlds[known[-1].version.fence] if known else 1
     spans = {a.fence: _span(state, a, now_s) for a in state.attempts.values()}
-    causes = {a.fence: _cause(state, a) for a in state.attempts.values()}
+    causes = {a.fence: end_cause(state, a) for a in state.attempts.values()}
     evidence = [
         Evidence(
             failures=float(causes[fence] == "infrastructure"),
@@ -101,9 +103,9 @@ def history_of(state: RunState, entries: Sequence[VersionEntry], now_s: float) -
         causes=_counted(causes.values()),
         evidence=tuple(evidence),
         costs_s=_durations(known, "save_cost_s", "staging_s"),
-        persists_s=_durations(known, "durable_s", "upload_s"),
+        persists_s=tuple(until_committed(known).values()),
         intervals_s=_durations(known, "interval_s"),
-        restarts_s=tuple(_restarts(known)),
+        restarts_s=restarts_of(state, known),
         bytes=known[-1].version.bytes if known else 0,
         trained_s=sum(end - begin for begin, end in spans.values()),
         overhead=_overhead(known),
@@ -158,18 +160,6 @@ def _recent(values: Sequence[float]) -> float | None:
     return statistics.median(values[-_MEDIAN_OF:]) if values else None
 
 
-def _cause(state: RunState, attempt: AttemptState) -> str:
-    # An actor that was started again took a fence of its own; training never stopped.
-    followed = any(
-        later.incarnation > attempt.incarnation
-        and (later.flow_run_id, later.run_count) == (attempt.flow_run_id, attempt.run_count)
-        for later in state.attempts.values()
-    )
-    if followed and attempt.outcome is None:
-        return "none"
-    return cause_of_end(attempt.outcome, attempt.reason, open_now=state.open_fence == attempt.fence)
-
-
 def _span(state: RunState, attempt: AttemptState, now_s: float) -> tuple[float, float]:
     """From the attempt's start to its end, or to its last sign of life."""
     begin = _instant(attempt.at, now_s)
@@ -181,25 +171,41 @@ def _span(state: RunState, attempt: AttemptState, now_s: float) -> tuple[float, 
     return begin, max([begin, *commits])
 
 
+def until_committed(entries: Sequence[VersionEntry]) -> dict[int, float]:
+    """Of each version, by number: seconds from the begin of its copy until it was stored."""
+    return _measured(entries, "durable_s", "upload_s")
+
+
+def restarts_of(state: RunState, entries: Sequence[VersionEntry]) -> tuple[float, ...]:
+    """Of each training that restored a version, oldest first: the sum of its start's phases."""
+    found: dict[int, float] = {}
+    for entry in entries:
+        durations = entry.facts.durations if entry.facts else {}
+        if "restore_s" in durations:
+            # Every version of a training tells of its start, also under the fence of a restarted actor.
+            begun = _begun(state, entry.version.fence)
+            found.setdefault(begun, sum(durations.get(phase, 0.0) for phase in PHASES))
+    return tuple(found.values())
+
+
+def _begun(state: RunState, fence: int) -> int:
+    """The fence with which the training began; of an attempt whose start record is damaged its own."""
+    return chain_of(state, fence)[0].fence if fence in state.attempts else fence
+
+
 def _durations(entries: Sequence[VersionEntry], *names: str) -> tuple[float, ...]:
+    return tuple(_measured(entries, *names).values())
+
+
+def _measured(entries: Sequence[VersionEntry], *names: str) -> dict[int, float]:
     """Of each version the first of `names` that its manifest has."""
-    found = []
+    found = {}
     for entry in entries:
         durations = entry.facts.durations if entry.facts else {}
         value = next((durations[name] for name in names if name in durations), None)
         if value is not None:
-            found.append(value)
-    return tuple(found)
-
-
-def _restarts(entries: Sequence[VersionEntry]) -> Iterable[float]:
-    """Of each attempt that restored a version: the sum of its start's phases."""
-    seen = set()
-    for entry in entries:
-        durations = entry.facts.durations if entry.facts else {}
-        if "restore_s" in durations and entry.version.fence not in seen:
-            seen.add(entry.version.fence)
-            yield sum(durations.get(phase, 0.0) for phase in PHASES)
+            found[entry.version.number] = value
+    return found
 
 
 def _overhead(entries: Sequence[VersionEntry]) -> float | None:

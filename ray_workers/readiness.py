@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ray_workers.attempt_chains import newest_chain
 from ray_workers.health_values import AtRisk, Objective, Recovery
+from ray_workers.policies.failure_causes import asked_by
 from ray_workers.store.run_state import RunState, VersionState, rung_at_least
 
 __all__ = ["Readiness", "judge_readiness", "newest_at", "required_rung"]
 
-_STOPPED = {"died": "died", "lost": "was lost", "failed": "failed", "crashed": "crashed"}
+_STOPPED = {"died": "died", "lost": "was lost", "failed": "failed"}
 """How a run that nobody goes on with came to its end, by its status."""
+_WANTED = ("Ctrl-C", "cancelled")
+"""Interruptions by a person, who knows that the run stands still."""
+_DONE = ("completed", "finished")
+_CLOCK_S = 60.0
+"""So far clocks may be apart before what is at risk is called unknown."""
 _AGAIN = "run the same `pawl train` again, or Retry on its flow run's page"
 
 
@@ -45,10 +52,11 @@ def judge_readiness(
     if version is None:
         return _without_version(state, status, at_risk, objective)
     found = (
-        _too_much_at_risk(state, at_risk, objective)
-        or _too_slow(recovery, objective)
+        _clocks_apart(at_risk)
+        or _too_much_at_risk(state, at_risk, objective)
+        or (None if status in _DONE else _too_slow(recovery, objective))
         or _damaged(state)
-        or _stopped(status, version)
+        or _stopped(state, status, version)
     )
     ready = f"version {version.number} (step {version.step}, {version.rung}) can be resumed"
     return found or Readiness(verdict="ready", reason=ready)
@@ -62,9 +70,19 @@ def newest_at(state: RunState, rung: str) -> VersionState | None:
 
 
 def required_rung(state: RunState) -> str:
-    """The rung that the newest attempt asked of its resume point."""
-    attempt = max(state.attempts.values(), key=lambda a: a.fence, default=None)
-    return attempt.required or "sound" if attempt is not None else "sound"
+    """The rung that the newest training asked of its resume point."""
+    chain = newest_chain(state)
+    return chain[0].required or "sound" if chain else "sound"
+
+
+def _clocks_apart(at_risk: AtRisk | None) -> Readiness | None:
+    if at_risk is None or at_risk.ahead_s <= _CLOCK_S:
+        return None
+    return Readiness(
+        verdict="warning",
+        reason=f"its clock is {at_risk.ahead_s / 60:.1f} min ahead of the clock here, so what is at risk is not known",
+        action="set both clocks by one time server; `pawl doctor` compares the one here with the store's",
+    )
 
 
 def _too_much_at_risk(
@@ -102,12 +120,17 @@ def _damaged(state: RunState) -> Readiness | None:
     )
 
 
-def _stopped(status: str, version: VersionState) -> Readiness | None:
-    if status not in _STOPPED:
+def _stopped(state: RunState, status: str, version: VersionState) -> Readiness | None:
+    how = _STOPPED.get(status)
+    if status == "interrupted":
+        chain = newest_chain(state)
+        by = asked_by(chain[-1].reason if chain else None)
+        how = None if by in _WANTED else f"was interrupted ({by})"
+    if how is None:
         return None
     return Readiness(
         verdict="warning",
-        reason=f"it {_STOPPED[status]} and nobody goes on with it; it would resume from version {version.number}",
+        reason=f"it {how} and nobody goes on with it; it would resume from version {version.number}",
         action=_AGAIN,
     )
 
@@ -122,6 +145,9 @@ def _without_version(
             reason=f"no version can be resumed: {bad} quarantined",
             action=f"`pawl lineage {state.run}` and `pawl verify {state.run}` tell why; if its jump is right, widen `validation`",
         )
+    apart = _clocks_apart(at_risk)
+    if apart is not None:
+        return apart
     if at_risk is not None and at_risk.seconds <= objective.at_risk_s:
         return Readiness(verdict="ready", reason="it began a moment ago and has no version yet")
     trains = status == "running"

@@ -26,7 +26,7 @@ from ray_workers.opening_attempt import (
     open_attempt,
 )
 from ray_workers.resume import ResumeSpec
-from ray_workers.store.attempts import process_is_gone, read_run, this_process
+from ray_workers.store.attempts import RAY_JOB, process_is_gone, read_run, this_process
 from ray_workers.store.errors import (
     FenceLostError,
     PawlError,
@@ -72,6 +72,12 @@ class TrainRequest:
     code_dir: Path
 
     @property
+    def by(self) -> dict[str, Any]:
+        """Who writes the records of its attempts."""
+        mark = {} if self.scaling.jobs_address is None else {RAY_JOB: True}
+        return {**this_process(), **mark}
+
+    @property
     def job_wish(self) -> JobWish | None:
         """What to start, or to find again, as a Ray job; None: the driver is this process."""
         if self.scaling.jobs_address is None:
@@ -79,7 +85,7 @@ class TrainRequest:
         return JobWish(
             address=self.scaling.jobs_address,
             identity=self.identity,
-            by=this_process(),
+            by=self.by,
             target=self.target,
             run=self.run,
             entrypoint=self.entrypoint,
@@ -161,7 +167,7 @@ def take_fence(request: TrainRequest) -> Attempt:
         StoreRefusedError, StoreUnavailableError, NewerFormatError …: the storage cannot be used.
     """
     logger = get_run_logger()
-    by = this_process()
+    by = request.by
     applicant = Applicant(
         flow_run_id=request.identity.flow_run_id,
         run_count=request.identity.run_count,
@@ -196,7 +202,7 @@ def _adopted(request: TrainRequest, offer: JobOffer) -> Attempt:
         request=request,
         run_id=str(state.run_id),
         fence=base_fence(state, offer.fence),
-        by=this_process(),
+        by=request.by,
         job=offer,
     )
 

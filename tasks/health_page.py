@@ -27,7 +27,7 @@ _MAX_RUNS = 60
 _MAX_LINES = 12
 _MANY = 99
 _LEGEND = (
-    "At risk: work since the newest version that can be resumed. Missed: saves that are overdue now. "
+    "At risk: work since the begin of the copy that is the newest version to resume. Missed: saves that are overdue now. "
     "Dropped: saves that became no version."
 )
 _SIGNS = {"ready": "🟢", "warning": "🟡", "critical": "🔴"}
@@ -50,7 +50,7 @@ def render_health(report: HealthReport) -> HealthPage:
         _section("Runs", _runs_table(report.runs)),
         _section("Saves that became no version", _dropped(report.runs)),
         _section("Quarantined", _quarantined(report.runs)),
-        _section("Attempts that did not complete", _failures(report.runs)),
+        _section("Attempts that failed or were lost", _failures(report.runs)),
     ]
     if report.storage is not None:
         sections += [

@@ -6,7 +6,7 @@ import re
 
 from ray_workers.policies.failure_words import read_failure
 
-__all__ = ["CAUSES", "cause_of_end", "is_broken_group", "is_lost"]
+__all__ = ["CAUSES", "asked_by", "cause_of_end", "is_broken_group", "is_lost"]
 
 CAUSES = ("infrastructure", "user", "asked", "none")
 """Only `infrastructure` says how often training will fail: an exception of the loop is mended, not waited for; whoever
@@ -31,6 +31,19 @@ _BROKEN_GROUP = re.compile(
     re.IGNORECASE,
 )
 """How the ranks that live on speak of the one that died."""
+
+
+_ASKED = {
+    "ctrl-c": "Ctrl-C", "sigterm": "SIGTERM", "time limit": "time limit", "node draining": "preempted",
+    "preempted": "preempted", "resize": "resized",
+}  # fmt: skip
+"""How the reason of an interrupted attempt begins, and what it is called."""
+
+
+def asked_by(reason: str | None) -> str:
+    """What an interrupted attempt was ended by, by its reason: `Ctrl-C`, `SIGTERM`, `time limit`, `preempted`, `resized` or `cancelled`."""
+    text = (reason or "").lower()
+    return next((what for word, what in _ASKED.items() if text.startswith(word)), "cancelled")
 
 
 def cause_of_end(outcome: str | None, reason: str | None, *, open_now: bool) -> str:

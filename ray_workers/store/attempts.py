@@ -33,6 +33,7 @@ from ray_workers.store.rules import check_fence
 from ray_workers.store.run_state import RunState
 
 __all__ = [
+    "RAY_JOB",
     "adopt_attempt",
     "create_run",
     "end_attempt",
@@ -47,6 +48,8 @@ __all__ = [
     "this_process",
 ]
 
+RAY_JOB = "ray_job"
+"""Key in `by` of an attempt that trains as a Ray job: the job outlives the process that started it."""
 _PATIENCE_S = 120.0
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ray_workers.store.attempts import process_is_gone, read_run, run_names
+from ray_workers.store.attempts import RAY_JOB, process_is_gone, read_run, run_names
 from ray_workers.store.errors import DamageError, InvalidInputError, RunNotFoundError
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.run_state import RunState, VersionState
@@ -77,7 +77,8 @@ def list_runs(store: ObjectStore) -> tuple[RunEntry, ...]:
 def run_status(state: RunState) -> str:
     """`new`, `running`, `died`, `lost`, `deleted`, or how the last attempt ended.
 
-    Died: its process was on this host and is gone. Lost: its fence is closed and no end was recorded.
+    Died: its process was on this host and is gone, unless it trains as a Ray job, which would go on. Lost: its fence is
+    closed and no end was recorded.
     """
     if state.deleted:
         return "deleted"
@@ -88,7 +89,7 @@ def run_status(state: RunState) -> str:
         return last.outcome
     if state.open_fence != last.fence:
         return "lost"
-    return "died" if process_is_gone(last.by) else "running"
+    return "died" if process_is_gone(last.by) and not last.by.get(RAY_JOB) else "running"
 
 
 def _updated_at(state: RunState) -> str | None:

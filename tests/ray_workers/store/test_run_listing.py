@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
-from ray_workers.store.attempts import process_is_gone
+from ray_workers.store.attempts import RAY_JOB, process_is_gone
 from ray_workers.store.bodies import RolledBack, RunDeleted
 from ray_workers.store.errors import StoreUnavailableError
 from ray_workers.store.run_listing import list_runs, run_status
@@ -61,6 +63,17 @@ def test_the_status_tells_running_from_dead(store, monkeypatch):
     assert statuses(store) == {"digits": "failed"}
     run.append(RunDeleted())
     assert statuses(store) == {"digits": "deleted"}
+
+
+def test_a_ray_job_outlives_the_process_that_started_it(store, monkeypatch):
+    run = MadeUpRun(store=store)
+    run.start()
+    monkeypatch.setattr("ray_workers.store.run_listing.process_is_gone", lambda _: True)
+    state = run.log.refresh()
+    assert run_status(state) == "died"
+    attempt = state.attempts[run.fence]
+    state.attempts[run.fence] = replace(attempt, by={**attempt.by, RAY_JOB: True})
+    assert run_status(state) == "running"
 
 
 def test_the_newest_version_is_one_that_is_kept(store):

@@ -1,0 +1,49 @@
+"""Who a training attempt says that it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ray_workers.config import Retention, Saving, Scaling, Validation
+from ray_workers.resume import ResumeSpec
+from ray_workers.store.attempts import this_process
+from ray_workers.store.opening import StorageTarget
+from tasks.attempt import TrainRequest
+from tasks.run_identity import RunIdentity
+
+
+def request(tmp_path: Path, address: str | None) -> TrainRequest:
+    return TrainRequest(
+        identity=RunIdentity(flow_run_id="f-1", name="brave-owl", run_count=1),
+        entrypoint="m:f",
+        config={},
+        run="digits",
+        target=StorageTarget(str(tmp_path)),
+        scaling=Scaling(ray_address=address),
+        saving=Saving(),
+        validation=Validation(),
+        retention=Retention(),
+        resume=ResumeSpec.parse("auto"),
+        takeover=False,
+        code_dir=tmp_path,
+    )
+
+
+@pytest.mark.parametrize("address", [None, "ray.example:6379"])
+def test_a_training_in_the_flows_process_is_that_process(
+    tmp_path: Path, address: str | None
+) -> None:
+    made = request(tmp_path, address)
+    assert made.by == this_process()
+    assert made.job_wish is None
+
+
+def test_a_training_as_a_ray_job_says_so_because_the_job_outlives_the_process(
+    tmp_path: Path,
+) -> None:
+    made = request(tmp_path, "http://ray.example:8265")
+    assert made.by == {**this_process(), "ray_job": True}
+    assert made.job_wish is not None
+    assert made.job_wish.by == made.by
