@@ -10,7 +10,13 @@ from typing import Any
 
 import click
 
-from deployments.cli_options import json_option, print_json, storage_option
+from deployments.cli_options import (
+    json_option,
+    metric_option,
+    mode_option,
+    print_json,
+    storage_option,
+)
 from deployments.example_command import command
 from deployments.progress_line import end_progress, tell_progress
 from deployments.text_tables import number_text, printable, rung_text, table
@@ -51,6 +57,8 @@ _Rows = list[dict[str, Any]]
 )
 @storage_option
 @json_option
+@metric_option
+@mode_option
 def compare_command(
     references: tuple[str, ...], *, storage: str, as_json: bool, **options: Any
 ) -> None:
@@ -59,7 +67,8 @@ def compare_command(
     from ray_workers.loading import open_version  # noqa: PLC0415
 
     full = [name if "@" in name else f"{name}@latest" for name in references]
-    chosen = [open_version(reference, storage) for reference in full]
+    by = {"metric": options["metric"], "mode": options["mode"]}
+    chosen = [open_version(reference, storage, **by) for reference in full]
     comparison = compare(chosen, weights=not options["no_weights"], tell=tell_progress)
     end_progress()
     if options["html_file"] is not None:

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from deployments.cli import pawl
+from tests.support.factories import MadeUpRun, folder_store
 from tests.support.small_training import patient_process, small_loop
 
 
@@ -48,3 +49,14 @@ def test_everything_is_exported(url, tmp_path):
 def test_bad_input_is_one_sentence(url):
     assert "at least two" in call("compare", "run@1", "--storage", url, code=2).stderr
     assert "no version '9'" in call("compare", "run@1", "run@9", "--storage", url, code=2).stderr
+
+
+def test_the_best_goes_by_the_metric_and_the_mode_that_are_named(tmp_path):
+    run = MadeUpRun(store=folder_store(tmp_path))
+    run.start()
+    for number, accuracy in enumerate((0.5, 0.9, 0.7), start=1):
+        run.commit(10 * number, metrics={"accuracy": accuracy})
+    words = ("compare", "digits@1", "digits@best", "--storage", str(tmp_path), "--no-weights")
+    found = json.loads(call(*words, "--metric", "accuracy", "--mode", "max", "--json").stdout)
+    assert [version["reference"] for version in found["versions"]] == ["digits@1", "digits@2"]
+    assert "no version 'best'" in call(*words, code=2).stderr
