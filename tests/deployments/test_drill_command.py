@@ -35,6 +35,10 @@ def test_a_version_must_be_named():
     assert CliRunner().invoke(pawl, ["drill"]).exit_code == 2
 
 
+class ReachedError(Exception):
+    """The flow would begin now."""
+
+
 @pytest.mark.parametrize(
     ("words", "started"),
     [([], False), (["--metric", "accuracy", "--mode", "max"], True), (["--metric", ""], False)],
@@ -42,11 +46,8 @@ def test_a_version_must_be_named():
 def test_the_best_is_looked_for_by_the_metric_that_the_gate_goes_by(
     words, started, monkeypatch, tmp_path
 ):
-    class Started(Exception):
-        """The flow would begin now."""
-
     def start():
-        raise Started
+        raise ReachedError
 
     monkeypatch.setattr("deployments.promote_command.prepare_prefect", start)
     run = MadeUpRun(store=folder_store(tmp_path))
@@ -55,4 +56,4 @@ def test_the_best_is_looked_for_by_the_metric_that_the_gate_goes_by(
     result = CliRunner().invoke(
         pawl, ["promote", "digits@best", *words, "--storage", str(tmp_path)]
     )
-    assert isinstance(result.exception, Started) == started, result.output
+    assert isinstance(result.exception, ReachedError) == started, result.output

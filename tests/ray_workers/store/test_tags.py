@@ -140,10 +140,10 @@ def test_the_rung_is_checked_when_the_record_is_written(run):
     log = RunLog(run.store, "digits", by={})
     run.judge(1)
     move_tag(log, "prod", run.version(1).name, required="sound")
-    with pytest.raises(RuleRefusedError, match="Version 2 .* is committed; sound is required"):
+    with pytest.raises(RuleRefusedError, match=r"Version 2 .* is committed; sound is required"):
         move_tag(log, "prod", run.version(2).name, required="sound")
     run.judge(3, check="bytes", reason="rot")
-    with pytest.raises(RuleRefusedError, match="Version 3 .* is quarantined: rot"):
+    with pytest.raises(RuleRefusedError, match=r"Version 3 .* is quarantined: rot"):
         move_tag(log, "prod", run.version(3).name, required="committed")
     assert log.refresh().tags == {"prod": 1}
 
