@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 from tasks import training
@@ -17,6 +18,8 @@ def test_the_code_version_of_the_project_goes_along(monkeypatch, tmp_path):
     trained = []
     monkeypatch.setattr(training, "train", lambda job, **_: trained.append(job))
     request = mock.MagicMock(code_dir=tmp_path, job_wish=None)
-    attempt = SimpleNamespace(request=request, finished=None, run_id="r", fence=1, by={}, job=None)
+    attempt: Any = SimpleNamespace(
+        request=request, finished=None, run_id="r", fence=1, by={}, job=None
+    )
     training.run_training(attempt, None)
     assert (trained[0].code, trained[0].code_dir) == ("v7", tmp_path)

@@ -148,17 +148,17 @@ def test_the_rung_is_checked_when_the_record_is_written(run):
     assert log.refresh().tags == {"prod": 1}
 
 
-def test_a_verdict_that_takes_the_slot_first_counts(run):
+def test_a_verdict_that_takes_the_slot_first_counts(run, monkeypatch):
     """The put of the tag's record loses its slot to a verdict: it is decided anew."""
+    put = MemoryStore.put_if_absent
 
-    class Late(type(run.store)):
-        def put_if_absent(self, key, data):
-            if b'"Tagged"' in data and run.version(3).quarantine is None:
-                run.judge(3, check="bytes", reason="rot")
-            return super().put_if_absent(key, data)
+    def late(self, key, data):
+        if b'"Tagged"' in data and run.version(3).quarantine is None:
+            run.judge(3, check="bytes", reason="rot")
+        return put(self, key, data)
 
     log = RunLog(run.store, "digits", by={})
-    run.store.__class__ = Late
+    monkeypatch.setattr(MemoryStore, "put_if_absent", late)
     with pytest.raises(RuleRefusedError, match="quarantined"):
         move_tag(log, "prod", run.version(3).name, required="committed")
     assert log.refresh().tags == {}
