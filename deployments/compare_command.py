@@ -10,10 +10,17 @@ from typing import Any
 
 import click
 
-from deployments.cli_options import json_option, print_json, storage_option
+from deployments.cli_options import (
+    json_option,
+    metric_option,
+    mode_option,
+    print_json,
+    storage_option,
+)
 from deployments.example_command import command
 from deployments.progress_line import end_progress, tell_progress
 from deployments.text_tables import number_text, printable, rung_text, table
+from ray_workers.store.errors import InvalidInputError
 
 __all__ = ["compare_command"]
 
@@ -32,14 +39,14 @@ _Rows = list[dict[str, Any]]
 @click.option(
     "--html",
     "html_file",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, dir_okay=False),
     help="Write the page with pictures here.",
 )
 @click.option(
     "--export",
     "folder",
     type=click.Path(path_type=Path),
-    help="Write versions, curves and layers as tables into this folder.",
+    help="Write versions, curves, layers and whole models as tables into this folder.",
 )
 @click.option(
     "--format",
@@ -51,6 +58,8 @@ _Rows = list[dict[str, Any]]
 )
 @storage_option
 @json_option
+@metric_option
+@mode_option
 def compare_command(
     references: tuple[str, ...], *, storage: str, as_json: bool, **options: Any
 ) -> None:
@@ -59,7 +68,8 @@ def compare_command(
     from ray_workers.loading import open_version  # noqa: PLC0415
 
     full = [name if "@" in name else f"{name}@latest" for name in references]
-    chosen = [open_version(reference, storage) for reference in full]
+    by = {"metric": options["metric"], "mode": options["mode"]}
+    chosen = [open_version(reference, storage, **by) for reference in full]
     comparison = compare(chosen, weights=not options["no_weights"], tell=tell_progress)
     end_progress()
     if options["html_file"] is not None:
@@ -92,7 +102,7 @@ def _text(comparison: Any) -> str:
     else:
         parts.append("Their hyperparameters are the same.")
     for reference, layers in comparison.layers.items():
-        ranked = sorted(layers, key=lambda layer: -layer.relative)[:_MAX_LAYERS]
+        ranked = sorted(layers, key=lambda layer: -layer.weight)[:_MAX_LAYERS]
         rows = [
             [
                 printable(d.name),
@@ -101,7 +111,7 @@ def _text(comparison: Any) -> str:
                 _number(d.distance),
                 f"{d.relative:.1%}",
             ]
-            for d in ranked
+            for d in (comparison.whole[reference], *ranked)
         ]
         heads = (
             "LAYER",
@@ -127,9 +137,14 @@ def _write_html(comparison: Any, file: Path) -> None:
     from tasks.comparison_page import render_html, sections  # noqa: PLC0415 - draws
 
     title = ", ".join(version.reference for version in comparison.versions)
-    file.write_text(
-        render_html(list(sections(comparison)), title=title, at=utc_now()), encoding="utf-8"
-    )
+    page = render_html(list(sections(comparison)), title=title, at=utc_now())
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InvalidInputError(
+            f"The page could not be written to {file}: {error.strerror}."
+        ) from None
 
 
 def _export(comparison: Any, folder: Path, kind: str) -> None:
@@ -167,17 +182,20 @@ def _tables(comparison: Any) -> dict[str, _Rows]:
         for p in v.curve
     ]
     layers = [
-        {
-            "reference": name,
-            "layer": d.name,
-            "norm": d.norm,
-            "other_norm": d.other_norm,
-            "distance": d.distance,
-        }
+        {"reference": name, "layer": d.name, **_measures(d)}
         for name, distances in comparison.layers.items()
         for d in distances
     ]
-    return {"versions": versions, "curves": curves, "layers": layers}
+    whole = [{"reference": name, **_measures(d)} for name, d in comparison.whole.items()]
+    return {"versions": versions, "curves": curves, "layers": layers, "whole": whole}
+
+
+def _measures(distance: Any) -> dict[str, float]:
+    return {
+        "norm": distance.norm,
+        "other_norm": distance.other_norm,
+        "distance": distance.distance,
+    }
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:

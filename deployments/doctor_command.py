@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import click
+from pydantic import ValidationError
 
 from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
 from deployments.server_libraries import SERVER_LIBRARIES
 from deployments.text_tables import bytes_text, printable, table
+from ray_workers.config import Scaling
 from ray_workers.store.doctor import Finding, examine_storage
 
 __all__ = ["doctor_command"]
@@ -27,19 +33,29 @@ _COLOURS = {"ok": "green", "warning": "yellow", "bad": "red"}
 _LIBRARIES = ("torch", "ray", "prefect", "fastapi", "sqlalchemy", "obstore", "pyarrow", "duckdb")
 _SMALL_SHM = 2_000_000_000
 _TIMEOUT_S = 3.0
-_RAY_PORT = 6379
+_PREFECT_S = 60.0
+_ASK_PREFECT = (
+    "import json; from prefect.settings import Settings; print(json.dumps(Settings().api.url))"
+)
 
 
-@command("doctor", "pawl doctor", "pawl doctor --storage s3://bucket/runs --json")
+@command(
+    "doctor",
+    "pawl doctor",
+    "pawl doctor --storage s3://bucket/runs --json",
+    "pawl doctor --ray-address http://head:8265",
+)
+@click.option("--ray-address", help="Examine this Ray cluster, as for `pawl train`.")
 @storage_option
 @json_option
-def doctor_command(*, storage: str, as_json: bool) -> None:
+def doctor_command(*, ray_address: str | None, storage: str, as_json: bool) -> None:
     """Examine storage, credentials, clocks, versions, shared memory, Prefect and Ray, from this host.
 
     Writes and removes small probe objects in an existing store. Ends with 1 if anything is bad; warnings do not count.
     """
     examined: list[Callable[[], Iterator[Finding]]] = [
-        _versions, lambda: _credentials(storage), lambda: examine_storage(storage), _shared_memory, _prefect, _ray,
+        _versions, lambda: _credentials(storage), lambda: examine_storage(storage), _shared_memory, _prefect,
+        lambda: _ray(ray_address),
     ]  # fmt: skip
     findings = [finding for examine in examined for finding in examine()]
     if as_json:
@@ -101,13 +117,19 @@ def _shared_memory() -> Iterator[Finding]:
 
 
 def _prefect() -> Iterator[Finding]:
-    url = os.environ.get("PREFECT_API_URL")
+    url, where = os.environ.get("PREFECT_API_URL"), ""
     if not url:
-        yield Finding(
-            what="prefect", level="ok", told="no PREFECT_API_URL: a run starts its own server"
-        )
+        try:
+            url, where = _prefects_setting(), " (from Prefect's own settings)"
+        except (subprocess.SubprocessError, OSError, ValueError) as error:
+            told = f"no PREFECT_API_URL, and Prefect's own settings cannot be read: {type(error).__name__}; try `prefect config view`"
+            yield Finding(what="prefect", level="bad", told=told)
+            return
+    if not url:
+        told = "no PREFECT_API_URL, here or in Prefect's own settings: a run starts its own server"
+        yield Finding(what="prefect", level="ok", told=told)
         return
-    shown = url.rpartition("@")[2]
+    shown = f"{url.rpartition('@')[2]}{where}"
     if not url.startswith(("http://", "https://")):
         yield Finding(what="prefect", level="bad", told=f"{shown} is no http URL")
         return
@@ -120,16 +142,61 @@ def _prefect() -> Iterator[Finding]:
     yield Finding(what="prefect", level="ok", told=f"{shown} answers")
 
 
-def _ray() -> Iterator[Finding]:
-    address = os.environ.get("RAY_ADDRESS")
-    if not address or address in ("auto", "local"):
-        yield Finding(what="ray", level="ok", told="no RAY_ADDRESS: a run starts its own cluster")
+def _prefects_setting() -> str | None:
+    """The server that `prefect config set` or a file names. In a process of its own: importing Prefect takes seconds and memory."""
+    asked = subprocess.run(  # noqa: S603 - our own interpreter and text
+        [sys.executable, "-c", _ASK_PREFECT],
+        capture_output=True,
+        text=True,
+        timeout=_PREFECT_S,
+        check=True,
+    )
+    found = json.loads(asked.stdout.splitlines()[-1])
+    return found if isinstance(found, str) else None
+
+
+def _ray(address: str | None) -> Iterator[Finding]:
+    """The cluster that `pawl train --ray-address` would train on: no other setting leads a run to one."""
+    named = os.environ.get("RAY_ADDRESS")
+    if address == "auto":
+        address = named  # the one place where Ray itself looks at the variable
+        if not address:
+            told = "auto: the cluster that runs on this node; not examined"
+            yield Finding(what="ray", level="ok", told=told)
+            return
+    if not address:
+        told = "a run starts its own cluster, unless it is given --ray-address"
+        unread = f"; RAY_ADDRESS ({named.rpartition('@')[2]}) is not read" if named else ""
+        yield Finding(what="ray", level="warning" if named else "ok", told=f"{told}{unread}")
         return
-    host, _, port = address.removeprefix("ray://").partition(":")
+    yield _ray_at(address)
+
+
+def _ray_at(address: str) -> Finding:
     try:
-        with socket.create_connection((host, int(port or _RAY_PORT)), timeout=_TIMEOUT_S):
-            pass
-    except (OSError, ValueError) as error:
-        yield Finding(what="ray", level="bad", told=f"{address} does not answer: {error}")
-        return
-    yield Finding(what="ray", level="ok", told=f"{address} answers")
+        Scaling(ray_address=address)  # says what no run would accept
+        if address.startswith(("http://", "https://")):
+            told = _ask_job_server(address)
+        else:
+            host, _, port = address.rpartition(":")
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT_S):
+                told = "answers; only a process on one of its nodes can join it"
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        return Finding(what="ray", level="bad", told=problem)
+    except ValueError:
+        told = f"{address} is no address of a Ray cluster: http://host:8265 or host:6379"
+        return Finding(what="ray", level="bad", told=told)
+    except OSError as error:
+        return Finding(what="ray", level="bad", told=f"{address} does not answer: {error}")
+    return Finding(what="ray", level="ok", told=f"{address} {told}")
+
+
+def _ask_job_server(address: str) -> str:
+    try:
+        with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=_TIMEOUT_S):  # noqa: S310 - http alone comes here
+            return "answers"
+    except urllib.error.HTTPError as error:
+        if error.code not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise
+        return "answers, and asks for a token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"

@@ -8,7 +8,13 @@ from typing import Any, Self
 
 import click
 
-from deployments.cli_options import json_option, print_json, storage_option
+from deployments.cli_options import (
+    json_option,
+    metric_option,
+    mode_option,
+    print_json,
+    storage_option,
+)
 from deployments.example_command import command
 from deployments.text_tables import bytes_text, printable
 
@@ -34,16 +40,18 @@ __all__ = ["export_command"]
 @click.option("--names", default="*", show_default=True, help="Only weights named like this.")
 @storage_option
 @json_option
+@metric_option
+@mode_option
 def export_command(
-    reference: str, *, folder: Path, kind: str, names: str, storage: str, as_json: bool
+    reference: str, *, folder: Path, kind: str, storage: str, as_json: bool, **options: Any
 ) -> None:
     """Write the weights of RUN@V, unsharded, into a new folder."""
     from ray_workers.exporting import export_version  # noqa: PLC0415 - loads torch
     from ray_workers.loading import open_version  # noqa: PLC0415
 
-    stored = open_version(reference, storage)
+    stored = open_version(reference, storage, metric=options["metric"], mode=options["mode"])
     with _Bar(f"Reading {printable(stored.reference)}") as bar:
-        done = export_version(stored, folder, kind, names=names, tell=bar.tell)
+        done = export_version(stored, folder, kind, names=options["names"], tell=bar.tell)
     if done.left_out:
         click.echo(
             f"Left out, because it is no tensor: {printable(', '.join(done.left_out))}.", err=True

@@ -53,13 +53,16 @@ def check_training(parameters: Mapping[str, Any]) -> None:
         check_named([resume], parameters["storage"])
 
 
-def check_named(references: Sequence[str], storage: str | None, *, metric: str = "loss") -> None:
+def check_named(
+    references: Sequence[str], storage: str | None, *, metric: str = "loss", mode: str = "min"
+) -> None:
     """Whether each RUN or RUN@VERSION is there.
 
     Args:
         references: what the user named.
         storage: as the flows take it; nothing is read from behind a block, which only Prefect can open.
         metric: what `RUN@best` goes by.
+        mode: whether a smaller or a larger one is better.
 
     Raises:
         InvalidInputError: a name that cannot be one.
@@ -71,7 +74,7 @@ def check_named(references: Sequence[str], storage: str | None, *, metric: str =
     with contextlib.suppress(RetryableError):
         for reference in references:
             if "@" in reference:
-                named_version(reference, place.url, metric=metric)
+                named_version(reference, place.url, metric=metric, mode=mode)
             else:
                 read_run(place.open().store, check_run_name(reference))
 

@@ -38,7 +38,7 @@ _CANCELLED = 3
     "--metric",
     default="loss",
     show_default=True,
-    help="Compared with the version that has the tag; '' for none.",
+    help="What RUN@best goes by, and compared with the version that has the tag; '' for none.",
 )
 @click.option("--mode", type=click.Choice(["min", "max"]), default="min", show_default=True)
 @click.option("--threshold", type=float, help="The metric must be at least as good as this.")
@@ -61,7 +61,8 @@ def promote_command(
     """Move a tag to RUN@V if it passes the gate."""
     parse_reference(reference)
     gate = _gate(options)
-    check_named([reference], storage, metric=options["metric"] or "loss")
+    by = {"metric": options["metric"], "mode": options["mode"]} if options["metric"] else {}
+    check_named([reference], storage, **by)
     prepare_prefect()
     from flows.promote import promote  # noqa: PLC0415 - takes seconds, and `pawl --help` must not
 

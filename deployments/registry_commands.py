@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,8 +20,12 @@ from deployments.text_tables import (
     rung_text,
     table,
 )
-from ray_workers.store.errors import InvalidInputError
+from ray_workers.store.errors import InvalidInputError, StoreRefusedError
+from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.opening import open_root
+
+if TYPE_CHECKING:
+    from ray_workers.store.registry import Refreshed
 
 __all__ = ["registry_command", "search_command"]
 
@@ -51,7 +55,8 @@ def refresh_command(runs: tuple[str, ...], *, storage: str, as_json: bool) -> No
 @storage_option
 @json_option
 def rebuild_command(*, storage: str, as_json: bool) -> None:
-    """Make the registry anew from the logs and manifests alone."""
+    """Make the registry anew from the logs and manifests alone. Files of runs that are not there any more go."""
+    _drop_lost(open_root(storage, create=False).store)
     _refresh((), storage, as_json=as_json, anew=True)
 
 
@@ -81,11 +86,28 @@ def _refresh(runs: Sequence[str], storage: str, *, as_json: bool, anew: bool) ->
         click.echo(
             f"{counted(len(done), 'run')}, {counted(versions, 'version')}; {counted(written, 'file')} written."
         )
-        for item in done:
-            if item.problem:
-                click.echo(f"{printable(item.run)}: {printable(item.problem, 400)}", err=True)
+        _tell_problems(done)
     if any(item.problem for item in done):
         raise SystemExit(_FAILED)
+
+
+def _drop_lost(store: ObjectStore) -> None:
+    from ray_workers.store.registry import drop_lost  # noqa: PLC0415 - loads pyarrow
+
+    try:
+        for run in drop_lost(store):
+            click.echo(f"{printable(run)}: its file was removed, there is no such run.", err=True)
+    except StoreRefusedError as error:
+        click.echo(
+            f"A file of a run that is not there any more was left: {printable(error.message, 400)}",
+            err=True,
+        )
+
+
+def _tell_problems(done: Iterable[Refreshed]) -> None:
+    for item in done:
+        if item.problem:
+            click.echo(f"{printable(item.run)}: {printable(item.problem, 400)}", err=True)
 
 
 @command(
@@ -106,22 +128,36 @@ def search_command(
     """Find the versions for which CONDITION holds, over all runs.
 
     CONDITION is an SQL expression over the registry's columns (docs/registry.md): run, number, step, epoch, rung, status,
-    tags, bytes, committed_at, world_size …; metrics are metrics.NAME, hyperparameters config.NAME.
+    tags, bytes, committed_at, world_size …; metrics are metrics.NAME, hyperparameters config.NAME. A metric that is NaN
+    satisfies no comparison and is sorted last.
     """
-    from ray_workers.store.registry import read_registry, refresh_all  # noqa: PLC0415 - pyarrow
+    from ray_workers.store.registry import read_registry  # noqa: PLC0415 - loads pyarrow
     from ray_workers.store.registry_search import search  # noqa: PLC0415 - loads DuckDB
 
     if not condition.strip():
         raise InvalidInputError("The condition is empty; 'true' finds every version.")
     store = open_root(storage, create=False).store
     if not stale:
-        refresh_all(store)
+        _bring_up(store)
     found = search(read_registry(store), condition, order=sort, limit=limit)
     rows = [_row_json(row) for row in found.to_pylist()]
     if as_json:
         print_json(rows)
     else:
         click.echo(_rows_text(rows) if rows else "No version matches.")
+
+
+def _bring_up(store: ObjectStore) -> None:
+    """Refresh what is behind. What cannot be is told, and the question is answered from what there is."""
+    from ray_workers.store.registry import refresh_all  # noqa: PLC0415 - loads pyarrow
+
+    try:
+        _tell_problems(refresh_all(store))
+    except StoreRefusedError as error:
+        click.echo(
+            f"The registry could not be refreshed, so newer versions may be missing: {printable(error.message, 400)}",
+            err=True,
+        )
 
 
 def _row_json(row: Mapping[str, Any]) -> dict[str, Any]:

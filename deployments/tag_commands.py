@@ -71,7 +71,13 @@ def tag_command(reference: str, name: str, *, force: bool, as_json: bool, **opti
     )
     version = _taggable(named.run, readable(named.run, named.version), force=force)
     log = RunLog(named.store, named.run, by=this_process(), patience_s=_PATIENCE_S)
-    move = move_tag(log, name, version.name, expects=_expected(options["expect"]))
+    move = move_tag(
+        log,
+        name,
+        version.name,
+        expects=_expected(options["expect"]),
+        required=None if force else "committed",
+    )
     if as_json:
         print_json(None if move is None else move.to_json())
     elif move is None:
@@ -117,12 +123,10 @@ def tags_command(run: str, *, storage: str, history: bool, as_json: bool) -> Non
         else:
             click.echo(_history_text(moves, run))
         return
-    rows = [(name, state.versions[number]) for name, number in sorted(state.tags.items())]
     if as_json:
-        protected = protected_tags()
-        print_json([_row_json(name, version, protected) for name, version in rows])
+        print_json([_row_json(name, state) for name in sorted(state.tags)])
     else:
-        click.echo(_tags_text(rows, state))
+        click.echo(_tags_text(state))
 
 
 def _taggable(run: str, version: VersionState, *, force: bool) -> VersionState:
@@ -147,31 +151,34 @@ def _formerly(move: TagMove) -> str:
     return "" if move.before is None else f", and @{move.before} is not any more"
 
 
-def _row_json(name: str, version: VersionState, protected: frozenset[str]) -> dict[str, object]:
+def _row_json(name: str, state: RunState) -> dict[str, object]:
+    """Step and rung are None when the version is lost: its commit record is damaged."""
+    version = state.versions.get(state.tags[name])
     return {
         "name": name,
-        "version": version.number,
-        "step": version.step,
-        "rung": version.rung,
-        "protected": name in protected,
+        "version": state.tags[name],
+        "step": None if version is None else version.step,
+        "rung": None if version is None else version.rung,
+        "protected": name in protected_tags(),
     }
 
 
-def _tags_text(rows: Sequence[tuple[str, VersionState]], state: RunState) -> str:
-    if not rows:
+def _tags_text(state: RunState) -> str:
+    if not state.tags:
         return f"Run {state.run!r} has no tag."
     protected = protected_tags()
     cells = [
-        [
-            printable(name),
-            str(version.number),
-            str(version.step),
-            rung_text(version.rung),
-            "protected" if name in protected else "",
-        ]
-        for name, version in rows
+        [printable(name), *_holder_cells(state, number), "protected" if name in protected else ""]
+        for name, number in sorted(state.tags.items())
     ]
     return table(("TAG", "VERSION", "STEP", "RUNG", ""), cells, right=(1, 2))
+
+
+def _holder_cells(state: RunState, number: int) -> list[str]:
+    version = state.versions.get(number)
+    if version is None:
+        return [f"{number} (lost)", "-", "-"]
+    return [str(number), str(version.step), rung_text(version.rung)]
 
 
 def _history_text(moves: Sequence[TagMove], run: str) -> str:

@@ -32,6 +32,8 @@ def promote(
     promotion = pass_gate(version, tag, storage, gate)
     if not promotion.result.passed:
         return Failed(message=f"Not promoted: {promotion.result.reason}")
+    if promotion.in_place:
+        return Completed(message=f"{promotion.stored.reference} is {tag} already")
     approval = ask_person(promotion, gate.approval_minutes) if gate.approval else None
     if approval is not None and not approval.approve:
         return Cancelled(message=f"Not promoted: not approved. {approval.comment}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,21 @@ from ray_workers.step_clock import StepClock
 from ray_workers.store.errors import InvalidInputError, StateMismatchError
 from ray_workers.store.strict_json import encode_float
 
-__all__ = ["Compared", "Comparison", "CurvePoint", "LayerDistance", "compare", "layer_distances"]
+__all__ = [
+    "WHOLE",
+    "Compared",
+    "Comparison",
+    "CurvePoint",
+    "LayerDistance",
+    "compare",
+    "layer_distances",
+    "whole_distance",
+]
 
 _MISSING = "(not set)"
+
+WHOLE = "(all layers)"
+"""Stands for a layer's name in the distance of whole models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +67,7 @@ class Compared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerDistance:
-    """One tensor of two models: L2 norms of both, and of their difference."""
+    """One tensor of two models, or all of them: L2 norms of both, and of their difference."""
 
     name: str
     norm: float
@@ -68,6 +81,20 @@ class LayerDistance:
             return 0.0 if self.distance == 0 else float("inf")
         return self.distance / self.norm
 
+    @property
+    def weight(self) -> float:
+        """What to rank by, largest first: `relative`, and above all of them what is not finite, which has gone wrong."""
+        finite = all(map(math.isfinite, (self.norm, self.other_norm, self.distance)))
+        return self.relative if finite else math.inf
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "norm": encode_float(self.norm),
+            "other_norm": encode_float(self.other_norm),
+            "distance": encode_float(self.distance),
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
@@ -79,6 +106,11 @@ class Comparison:
     """For every version but the first that has comparable weights: distances from the first."""
     without_layers: Mapping[str, str]
     """Why a version's weights were not compared."""
+
+    @property
+    def whole(self) -> dict[str, LayerDistance]:
+        """Norms and distance of all compared layers taken as one vector, for every version that has `layers`."""
+        return {name: whole_distance(distances) for name, distances in self.layers.items()}
 
     def to_json(self) -> dict[str, Any]:
         names = [version.reference for version in self.versions]
@@ -96,13 +128,8 @@ class Comparison:
                 name: {n: None if x is None else encode_float(x) for n, x in zip(names, values, strict=True)}
                 for name, values in self.metrics
             },
-            "layers": {
-                name: [
-                    {"name": d.name, "norm": d.norm, "other_norm": d.other_norm, "distance": d.distance}
-                    for d in distances
-                ]
-                for name, distances in self.layers.items()
-            },
+            "whole": {name: distance.to_json() for name, distance in self.whole.items()},
+            "layers": {name: [d.to_json() for d in distances] for name, distances in self.layers.items()},
             "without_layers": dict(self.without_layers),
         }  # fmt: skip
 
@@ -158,6 +185,16 @@ def layer_distances(
         and value.is_floating_point()
         and isinstance(second.get(name), torch.Tensor)
         and second[name].shape == value.shape
+    )
+
+
+def whole_distance(layers: Sequence[LayerDistance]) -> LayerDistance:
+    """The layers taken as one vector: the L2 norms of both models over them, and of their difference."""
+    return LayerDistance(
+        name=WHOLE,
+        norm=math.hypot(*(layer.norm for layer in layers)),
+        other_norm=math.hypot(*(layer.other_norm for layer in layers)),
+        distance=math.hypot(*(layer.distance for layer in layers)),
     )
 
 

@@ -11,10 +11,18 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from ray_workers.code_version import VARIABLE
 from ray_workers.store.manifest import DROPPED_REASON, DROPPED_SAVES
 from ray_workers.store.manifest_parts import INTERRUPTED
 
-__all__ = ["changes", "describe_environment", "differences", "started_as", "warn_about_changes"]
+__all__ = [
+    "changes",
+    "describe_environment",
+    "differences",
+    "environment_of",
+    "started_as",
+    "warn_about_changes",
+]
 
 _PACKAGES = ("torch", "numpy", "ray", "torchdata", "pawl")
 _log = logging.getLogger("pawl")
@@ -29,23 +37,31 @@ def describe_environment() -> dict[str, str]:
         "machine": platform.machine(),
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "code": os.environ.get("PAWL_CODE_VERSION", ""),
+        "code": os.environ.get(VARIABLE, ""),
     }
 
 
-def started_as(entrypoint: str, cpus: float, gpus: float) -> dict[str, str]:
+def started_as(entrypoint: str, cpus: float, gpus: float, code: str = "") -> dict[str, str]:
     """What it takes to start the same training again, beside its config and number of workers; as text.
 
     Args:
         entrypoint: the loop, as module:function.
         cpus: that each worker asks for.
         gpus: that each worker asks for.
+        code: the version of the user's project, when it is known.
     """
     return {
         "entrypoint": entrypoint,
         "cpus_per_worker": f"{cpus:g}",
         "gpus_per_worker": f"{gpus:g}",
+        **({"code": code} if code else {}),
     }
+
+
+def environment_of(started: Mapping[str, str]) -> dict[str, str]:
+    """This worker's environment, with what it was `started_as`. A code version set on the worker itself is nearer to what runs."""
+    here = describe_environment()
+    return {**here, **started, **({"code": here["code"]} if here["code"] else {})}
 
 
 _NO_CONDITIONS = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray_workers.environment import describe_environment
+from ray_workers.environment import environment_of
 from ray_workers.loss_probe import PROBE_METRIC, Probe, measure
 from ray_workers.planners import SHARED_PREFIX, rank_prefix
 from ray_workers.rank_content import RankContent
@@ -73,4 +73,4 @@ def live_content(
 
 def _environment(lead: LeadNotes) -> dict[str, str]:
     interrupted = {} if lead.interrupted_by is None else {INTERRUPTED: lead.interrupted_by}
-    return {**describe_environment(), **lead.environment, **interrupted}
+    return {**environment_of(lead.environment), **interrupted}

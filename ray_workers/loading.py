@@ -58,12 +58,20 @@ class StoredVersion:
         return f"{self.run}@{self.version.number}"
 
 
-def open_version(reference: str, storage: str | StorageTarget | None = None) -> StoredVersion:
+def open_version(
+    reference: str,
+    storage: str | StorageTarget | None = None,
+    *,
+    metric: str = "loss",
+    mode: str = "min",
+) -> StoredVersion:
     """Find a version and read its manifest.
 
     Args:
         reference: `RUN@3`, `RUN@TAG`, `RUN@latest`, `RUN@sound` or `RUN@best`.
         storage: folder, `s3://bucket/prefix`, or a target; default: PAWL_STORAGE, else `./pawl-store`.
+        metric: what `RUN@best` goes by.
+        mode: `min` when a smaller metric is better, else `max`.
 
     Raises:
         InvalidInputError, RunNotFoundError, VersionNotFoundError: the reference names no version.
@@ -74,7 +82,8 @@ def open_version(reference: str, storage: str | StorageTarget | None = None) -> 
     if not isinstance(storage, StorageTarget):
         storage = StorageTarget(storage or os.environ.get("PAWL_STORAGE") or _DEFAULT_STORAGE)
     store = storage.open().store
-    version = find_version(read_run(store, run), name, best=best_version(store, run))
+    picker = best_version(store, run, metric=metric, mode=mode)
+    version = find_version(read_run(store, run), name, best=picker)
     if not version.readable:
         raise VersionGoneError(
             f"Version {version.number} of run {run!r} is {version.status}: its bytes are not kept any more.",

@@ -28,6 +28,7 @@ def plan_retention(store: ObjectStore, state: RunState, policy: RetentionPolicy)
             step=v.step,
             bytes=v.bytes,
             committed_s=_seconds(v.at),
+            candidate=v.candidate,
             **_facts(store, state, v.number, wanted=policy.needs_manifests),
         )
         for v in live

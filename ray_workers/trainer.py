@@ -267,7 +267,9 @@ def _trainer(job: TrainingJob, limits: WorkerRange | None, scratch: str) -> Torc
         full_every=job.saving.full_every,
         staging=_staging(job) if job.saving.hot_restore else None,
         launched_at=utc_now(),
-        started_as=started_as(job.entrypoint, scaling.cpus_per_worker, scaling.gpus_per_worker),
+        started_as=started_as(
+            job.entrypoint, scaling.cpus_per_worker, scaling.gpus_per_worker, job.code
+        ),
     )
     return TorchTrainer(
         # Bound, not passed as train_loop_config: that is kept and shown by Ray, and a target may carry credentials.

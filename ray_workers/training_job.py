@@ -33,6 +33,8 @@ class TrainingJob:
     scaling: Scaling
     saving: Saving
     validation: Validation
+    code: str = ""
+    """The version of what is in `code_dir`, when it is known."""
     failures_elsewhere: tuple[Evidence, ...] = ()
     """How other runs on the same machines fared, as the orchestrator knows it."""
     incarnation: int = 0

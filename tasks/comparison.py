@@ -39,5 +39,7 @@ def publish_comparison(comparison: Comparison, html_file: str | None) -> None:
     create_markdown_artifact(render_markdown(parts), key=ARTIFACT_KEY, description=names)
     if html_file is not None:
         page = render_html(parts, title=names, at=utc_now())
-        Path(html_file).write_text(page, encoding="utf-8")
+        file = Path(html_file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page, encoding="utf-8")
         get_run_logger().info("The comparison is in %s", html_file)

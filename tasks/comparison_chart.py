@@ -133,16 +133,19 @@ def _axes(x: Scale, y: Scale, unit: str) -> Iterator[str]:
 
 
 def layer_chart(reference: str, distances: Sequence[LayerDistance]) -> str | None:
-    """A bar a layer: the distance as a share of the layer's norm; of many layers those that moved most."""
-    ranked = sorted(distances, key=lambda d: -d.relative)[:_MAX_LAYERS]
-    finite = [d.relative for d in ranked if math.isfinite(d.relative)]
-    if not finite or max(finite) <= 0:
+    """A bar a layer: the distance as a share of the layer's norm; of many layers those that moved most.
+
+    A layer that is not finite comes first, with the longest bar. None when no layer moved.
+    """
+    ranked = sorted(distances, key=lambda d: -d.weight)[:_MAX_LAYERS]
+    if not any(d.weight > 0 for d in ranked):
         return None
-    x = Scale(low=0, high=max(finite), start=300, end=650)
+    longest = max((d.weight for d in ranked if math.isfinite(d.weight)), default=0.0) or 1.0
+    x = Scale(low=0, high=longest, start=300, end=650)
     parts = [f'<text class="b" x="14" y="25">distance of {safe(reference, 40)}, by layer</text>']
     for row, layer in enumerate(ranked):
         at = 48 + _ROW * row
-        end = x(min(layer.relative, max(finite)))
+        end = x(min(layer.weight, longest))
         parts.append(
             f'<text x="14" y="{num(at + 11)}" dy=".35em">{safe(layer.name, 26)}</text>'
             f'<rect x="300" y="{num(at)}" width="{num(max(end - 300, 1.5))}" height="22" fill="{attempt_colour(1)}"/>'

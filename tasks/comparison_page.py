@@ -72,7 +72,7 @@ def _layers(comparison: Comparison) -> Iterator[Section]:
             yield Section(title=title, svg=svg)
         rows = tuple(
             (d.name, real(d.norm), real(d.other_norm), real(d.distance), f"{d.relative:.2%}")
-            for d in distances[:_MAX_ROWS]
+            for d in (comparison.whole[reference], *distances[:_MAX_ROWS])
         )
         heads = ("layer", f"norm in {first}", f"norm in {reference}", "distance", "relative")
         yield Section(title=f"Layer by layer: {reference}", heads=heads, rows=rows)

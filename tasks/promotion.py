@@ -24,6 +24,7 @@ from ray_workers.promotion import Candidate, GateCheck, GateResult, PromotionRul
 from ray_workers.store.attempts import read_run, this_process
 from ray_workers.store.errors import DamageError, MissingError, PawlError
 from ray_workers.store.log import RunLog
+from ray_workers.store.run_state import VersionState
 from ray_workers.store.tags import check_tag_name, move_tag
 from ray_workers.store.versions import load_manifest
 from tasks.blocks import storage_target
@@ -60,18 +61,27 @@ class Promotion:
     tag: str
     holder: int | None
     result: GateResult
+    required: str
+    """The rung that the version must still have when the tag moves."""
+
+    @property
+    def in_place(self) -> bool:
+        """The tag is on the version already: nothing is left to decide."""
+        return self.holder == self.stored.version.number
 
 
 @task(cache_policy=NO_CACHE, task_run_name="pass-gate")
 def pass_gate(version: str, tag: str, storage: str | None, gate: PromotionGate) -> Promotion:
     """Hold the version against the rules and the present holder, and publish every check."""
     check_tag_name(tag)
-    stored = open_version(version, storage_target(storage))
+    # Without a metric the gate compares nothing, and RUN@best goes by the loss, as everywhere.
+    by = {} if gate.metric is None else {"metric": gate.metric, "mode": gate.mode}
+    stored = open_version(version, storage_target(storage), **by)
     state = read_run(stored.store, stored.run)
     holder = state.tags.get(tag)
     result = check_gate(
         Candidate(version=state.versions[stored.version.number], metrics=stored.manifest.metrics),
-        None if holder is None or holder == stored.version.number else _held(stored, holder),
+        None if holder in {None, stored.version.number} else _held(stored, state.versions.get(holder)),
         PromotionRules(
             required=gate.required, metric=gate.metric, mode=gate.mode, threshold=gate.threshold,
             allowed_regression=gate.allowed_regression,
@@ -79,7 +89,9 @@ def pass_gate(version: str, tag: str, storage: str | None, gate: PromotionGate) 
     )  # fmt: skip
     if gate.drill and result.passed:
         result = replace(result, checks=(*result.checks, _drill(stored)))
-    promotion = Promotion(stored=stored, tag=tag, holder=holder, result=result)
+    promotion = Promotion(
+        stored=stored, tag=tag, holder=holder, result=result, required=gate.required
+    )
     create_markdown_artifact(
         _page(promotion), key=ARTIFACT_KEY, description=f"{stored.reference} → {tag}"
     )
@@ -105,17 +117,25 @@ def ask_person(promotion: Promotion, timeout_minutes: float) -> Approval:
 
 @task(cache_policy=NO_CACHE, task_run_name="move-tag")
 def move_to(promotion: Promotion, approval: Approval | None) -> None:
-    """One record, if the tag is still where the gate saw it; then the event.
+    """One record, if the tag is still where the gate saw it and the version still has its rung; then the event.
 
     Raises:
-        RuleRefusedError: somebody moved the tag meanwhile, or the version was given up.
+        RuleRefusedError: somebody moved the tag meanwhile, or the version was given up or quarantined.
     """
     stored = promotion.stored
     by: dict[str, Any] = this_process()
     if approval is not None:
         by |= {"approved_by": approval.who[:200], "comment": approval.comment[:500]}
     log = RunLog(stored.store, stored.run, by=by, patience_s=_PATIENCE_S)
-    move_tag(log, promotion.tag, stored.version.name, expects=promotion.holder)
+    move = move_tag(
+        log,
+        promotion.tag,
+        stored.version.name,
+        expects=promotion.holder,
+        required=promotion.required,
+    )
+    if move is None:
+        return
     emit_event(
         PROMOTED_EVENT,
         resource={
@@ -130,8 +150,10 @@ def move_to(promotion: Promotion, approval: Approval | None) -> None:
     )
 
 
-def _held(stored: StoredVersion, number: int) -> Candidate:
-    version = read_run(stored.store, stored.run).versions[number]
+def _held(stored: StoredVersion, version: VersionState | None) -> Candidate | None:
+    """The version that has the tag; None when its commit record was lost: nothing is known of it to compare with."""
+    if version is None:
+        return None
     try:
         metrics = load_manifest(stored.store, stored.run, version).metrics
     except (DamageError, MissingError):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from prefect.logging import get_run_logger
 
+from ray_workers.code_version import code_version
 from ray_workers.messages import PawlEvent, ResumePoint
 from ray_workers.trainer import train
 from ray_workers.training_job import TrainingJob
@@ -52,6 +53,7 @@ def run_training(attempt: Attempt, resume: ResumePoint | None) -> None:
         entrypoint=request.entrypoint,
         config=request.config,
         code_dir=request.code_dir,
+        code=code_version(request.code_dir),
         resume=resume,
         scaling=request.scaling,
         saving=request.saving,

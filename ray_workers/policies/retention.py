@@ -23,6 +23,8 @@ class RetentionFacts:
     """Epochs completed; None when nobody asked, or when its manifest cannot be read."""
     committed_s: float | None = None
     """Seconds since the epoch at its commit; None: unknown, then thinning keeps it."""
+    candidate: bool = True
+    """Neither quarantined nor abandoned: it may be resumed from, and so be kept in the place of another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,9 @@ class Thinning:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionPolicy:
     """A version is kept if any rule, or the store's own protection, wants it. No rule at all keeps everything.
+
+    Rules that keep one version in the place of others choose among candidates alone: what cannot be resumed from must
+    not take the place of what can.
 
     `thin` is read from the youngest band on: a version belongs to the first band that is not too young for it.
     """
@@ -110,7 +115,8 @@ class RetentionPolicy:
         )
 
     def _wanted(self, newest: list[RetentionFacts], now_s: float) -> Iterator[tuple[int, str]]:
-        for version in newest[: self.keep_last or 0]:
+        candidates = [v for v in newest if v.candidate]
+        for version in candidates[: self.keep_last or 0]:
             yield version.number, f"one of the newest {self.keep_last}"
         if self.keep_every_steps is not None:
             every = self.keep_every_steps
@@ -120,7 +126,7 @@ class RetentionPolicy:
         if self.keep_every_epochs is not None:
             yield from self._by_epoch(newest, self.keep_every_epochs)
         if self.keep_best is not None:
-            yield from self._best(newest, self.keep_best)
+            yield from self._best(candidates, self.keep_best)
         yield from self._thinned(newest, now_s)
 
     def _by_epoch(self, newest: list[RetentionFacts], every: int) -> Iterator[tuple[int, str]]:
@@ -131,15 +137,15 @@ class RetentionPolicy:
             if version.epoch is None:
                 # Better one too many: what cannot be read now may be read later.
                 yield version.number, "its epoch cannot be read"
-            elif version.epoch > 0 and version.epoch % every == 0:
+            elif version.candidate and version.epoch > 0 and version.epoch % every == 0:
                 ends[version.epoch] = version.number
         for number in ends.values():
             yield number, f"at a multiple of {every} epochs"
 
-    def _best(self, newest: list[RetentionFacts], count: int) -> Iterator[tuple[int, str]]:
+    def _best(self, candidates: list[RetentionFacts], count: int) -> Iterator[tuple[int, str]]:
         sign = 1 if self.mode == "min" else -1
         # NaN compares with nothing, so a version without a usable metric is never among the best.
-        scored = [v for v in newest if not math.isnan(v.metrics.get(self.metric, math.nan))]
+        scored = [v for v in candidates if not math.isnan(v.metrics.get(self.metric, math.nan))]
         best = sorted(scored, key=lambda v: (sign * v.metrics[self.metric], -v.number))
         for version in best[:count]:
             yield version.number, f"one of the best {count} by {self.metric}"
@@ -154,7 +160,7 @@ class RetentionPolicy:
                 yield version.number, "its age is unknown"
                 continue
             band = self._band(now_s - version.committed_s)
-            if band is not None:
+            if band is not None and version.candidate:
                 span = int(version.committed_s // self.thin[band].every_s)
                 taken[band, span] = version.number
         for (band, _), number in taken.items():

@@ -2,7 +2,8 @@
 
 One file a run, replaced as a whole: `registry/versions/<run>.parquet`. It is a view. Nothing reads it to decide
 anything about a run, whoever may write the store may rebuild it, and it can be deleted at any time. A reader never sees
-half a file, because a put replaces an object at once; of two writers the one that read more of the log wins in the end.
+half a file, because a put replaces an object at once. Of two writers at once the one that had read more of the log writes
+again when it finds the other's file; should the other still be last, the next refresh mends it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ __all__ = [
     "REGISTRY_PREFIX",
     "SCHEMA",
     "Refreshed",
+    "drop_lost",
     "encode",
     "read_registry",
     "refresh_all",
@@ -44,6 +46,8 @@ REGISTRY_PREFIX = "registry/versions/"
 REGISTRY_FORMAT = 2
 
 _READERS = 16
+_RUNS_AT_ONCE = 8
+"""Fewer than readers: each may hold a manifest of its run."""
 _TRIES = 5
 _TEXT, _WHOLE, _REAL = pa.string(), pa.int64(), pa.float64()
 
@@ -113,15 +117,37 @@ def refresh_run(store: ObjectStore, run: str, *, anew: bool = False) -> Refreshe
 def refresh_all(
     store: ObjectStore, *, anew: bool = False, tell: Callable[[str], None] = lambda _: None
 ) -> tuple[Refreshed, ...]:
-    """`refresh_run` for every run below the root; one that cannot be read is named with its problem."""
-    done = []
-    for run in run_names(store):
-        tell(f"reading {run}")
+    """`refresh_run` for every run below the root, several at once; one that cannot be read is named with its problem."""
+
+    def refreshed(run: str) -> Refreshed:
         try:
-            done.append(refresh_run(store, run, anew=anew))
+            return refresh_run(store, run, anew=anew)
         except (DamageError, InvalidInputError, RunNotFoundError) as error:
-            done.append(Refreshed(run=run, versions=0, written=False, problem=error.message))
+            return Refreshed(run=run, versions=0, written=False, problem=error.message)
+
+    done = []
+    with ThreadPoolExecutor(_RUNS_AT_ONCE) as pool:
+        for item in pool.map(refreshed, run_names(store)):
+            tell(f"read {item.run}")
+            done.append(item)
     return tuple(done)
+
+
+def drop_lost(store: ObjectStore) -> tuple[str, ...]:
+    """Delete the files of runs that are not below the root any more; the names of these runs.
+
+    A deleted run keeps its log, and so its file; this is for runs whose folder somebody took away.
+
+    Raises:
+        StoreUnavailableError, StoreRefusedError: the store does not let us list or delete.
+    """
+    # Files first: a run that begins meanwhile has none among these.
+    keys = [info.key for info in store.list(REGISTRY_PREFIX) if info.key.endswith(".parquet")]
+    present = {f"{REGISTRY_PREFIX}{run}.parquet" for run in run_names(store)}
+    lost = sorted(set(keys) - present)
+    for key in lost:
+        store.delete(key)
+    return tuple(key.removeprefix(REGISTRY_PREFIX).removesuffix(".parquet") for key in lost)
 
 
 def read_registry(store: ObjectStore) -> pa.Table:

@@ -2,12 +2,15 @@
 
 The condition is one expression, never a statement; the connection sees the registry's table and nothing else: no file,
 no extension, no setting, no variable of this process.
+
+Metrics and hyperparameters reach it under names that differ by more than case, since DuckDB tells no others apart, and
+without NaN, which it holds to be greater than every number: here a NaN is a value that is not known.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -39,7 +42,9 @@ def search(
 
     Args:
         table: what `read_registry` gives.
-        condition: an SQL expression over the columns; metrics are `metrics.NAME`, hyperparameters `config.NAME`.
+        condition: an SQL expression over the columns; metrics are `metrics.NAME`, hyperparameters `config.NAME`. Small
+            and capital letters are the same. A metric that is NaN is null: it satisfies no comparison, and is last in
+            every order.
         order: SQL terms to sort by, such as `metrics.loss desc`.
         limit: the most rows to give.
 
@@ -50,7 +55,7 @@ def search(
     connection = duckdb.connect(":memory:")
     try:
         connection.execute(_CLOSE)
-        rows = connection.from_arrow(table).project(_projection(table.schema.names))
+        rows = connection.from_arrow(_renamed(table)).project(_projection(table.schema))
         found = rows.filter(f"({condition}\n)").order(order or "run, number")
         chosen = found if limit is None else found.limit(limit)
         numbers = chosen.project("pawl_row").fetchall()
@@ -92,31 +97,66 @@ def _same_path(name: str, there: str) -> bool:
     return f"{there}.".startswith(f"{name}.") or f"{name}.".startswith(f"{there}.")
 
 
-def _projection(names: Iterable[str]) -> str:
+def _renamed(table: pa.Table) -> pa.Table:
+    """Typed columns by their place: DuckDB would take `metrics.Loss` and `metrics.loss` for one."""
+    names = table.schema.names
+    return table.rename_columns(
+        [name if name in SCHEMA.names else _place(index) for index, name in enumerate(names)]
+    )
+
+
+def _place(index: int) -> str:
+    return f"pawl_{index}"
+
+
+def _projection(schema: pa.Schema) -> str:
     """The fixed columns as they are, the typed ones as one struct a group, and each row's place in the table."""
-    known = list(names)
-    fixed = [_quoted(name) for name in known if name in SCHEMA.names]
-    numbers = [name for name in known if name.startswith("config.")]
-    groups = {group: [n for n in known if n.startswith(f"{group}.")] for group in _GROUPS}
+    typed = {
+        field.name: _value(field.type, _place(index))
+        for index, field in enumerate(schema)
+        if field.name not in SCHEMA.names and _searchable(field.name)
+    }
+    groups = {
+        group: {name: value for name, value in typed.items() if name.startswith(f"{group}.")}
+        for group in _GROUPS
+    }
     # Text is found under `config.NAME` too, unless some run has a number there.
-    taken = {name.partition(".")[2] for name in numbers}
-    groups["config"] += [n for n in groups["config_text"] if n.partition(".")[2] not in taken]
+    taken = {_path(name) for name in groups["config"]}
+    text = {n: v for n, v in groups["config_text"].items() if _path(n) not in taken}
+    groups["config"] |= text
     structs = [
         f"{_struct(_tree(columns))} AS {_quoted(group)}" for group, columns in groups.items()
     ]
-    return ", ".join([*fixed, *structs, "row_number() OVER () - 1 AS pawl_row"])
+    return ", ".join(
+        [*map(_quoted, SCHEMA.names), *structs, "row_number() OVER () - 1 AS pawl_row"]
+    )
 
 
-def _tree(columns: Iterable[str]) -> _Tree:
-    """`config.model.layers` becomes `{"model": {"layers": column}}`; of a leaf and a branch of one name, the branch."""
+def _value(kind: pa.DataType, column: str) -> str:
+    return f"nullif({column}, 'nan'::DOUBLE)" if pa.types.is_floating(kind) else column
+
+
+def _searchable(name: str) -> bool:
+    """SQL has no name that is empty, and none with NUL."""
+    return all(_path(name)) and "\0" not in name
+
+
+def _path(name: str) -> tuple[str, ...]:
+    """`config.Model.layers` as `("model", "layers")`: DuckDB takes ASCII letters, and no others, for the same in both cases."""
+    return tuple(name.encode().lower().decode().split(".")[1:])
+
+
+def _tree(columns: Mapping[str, str]) -> _Tree:
+    """`config.model.layers` becomes `{"model": {"layers": [value]}}`; of a leaf and a branch of one name, the branch."""
     tree: _Tree = {}
-    for column in sorted(columns, key=lambda name: name.count("."), reverse=True):
-        *path, leaf = column.split(".")[1:]
+    for name in sorted(columns, key=lambda name: (-name.count("."), name)):
+        *branch, leaf = _path(name)
         here = tree
-        for part in path:
-            below = here.setdefault(part, {})
-            here = below if isinstance(below, dict) else {}
-        here.setdefault(leaf, column)
+        for part in branch:
+            here = here.setdefault(part, {})
+        values = here.setdefault(leaf, [])
+        if isinstance(values, list):
+            values.append(columns[name])
     return tree
 
 
@@ -124,10 +164,15 @@ def _struct(tree: _Tree) -> str:
     if not tree:
         return "NULL"
     fields = [
-        f"{_quoted(name)} := {_struct(below) if isinstance(below, dict) else _quoted(below)}"
+        f"{_quoted(name)} := {_struct(below) if isinstance(below, dict) else _either(below)}"
         for name, below in sorted(tree.items())
     ]
     return f"struct_pack({', '.join(fields)})"
+
+
+def _either(values: Sequence[str]) -> str:
+    """Runs may spell one name in several ways; of a version that has two of them, the first in the order of bytes."""
+    return values[0] if len(values) == 1 else f"coalesce({', '.join(values)})"
 
 
 def _quoted(name: str) -> str:

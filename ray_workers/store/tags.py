@@ -19,7 +19,7 @@ from ray_workers.store.log import RunLog
 from ray_workers.store.log_reader import LogReader
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.records import Record
-from ray_workers.store.run_state import RUNGS, RunState
+from ray_workers.store.run_state import RUNGS, RunState, rung_at_least
 from ray_workers.store.versions import COMPUTED
 
 __all__ = [
@@ -84,7 +84,12 @@ def refuse_protected(name: str, protected: frozenset[str]) -> None:
 
 
 def move_tag(
-    log: RunLog, name: str, to: VersionName | None, *, expects: int | None = ANY_HOLDER
+    log: RunLog,
+    name: str,
+    to: VersionName | None,
+    *,
+    expects: int | None = ANY_HOLDER,
+    required: str | None = None,
 ) -> TagMove | None:
     """Put the tag on `to` (None: take it off) in one record; None if it is there already.
 
@@ -93,9 +98,11 @@ def move_tag(
         name: the tag.
         to: the version.
         expects: number of the version that the tag must be on now (None: on no version), or `ANY_HOLDER`.
+        required: the rung that the version must have when the record is written, whatever was seen before; a quarantined
+            version has none. None: whatever its rung.
 
     Raises:
-        RuleRefusedError: the tag is not where `expects` says, or the version is given up.
+        RuleRefusedError: the tag is not where `expects` says, or the version is given up or below `required`.
         VersionNotFoundError: the tag is to be taken off and there is none.
         InvalidInputError: the name is not legal.
     """
@@ -114,10 +121,13 @@ def move_tag(
             )
         if to is None and before is None:
             raise VersionNotFoundError(f"Run {state.run!r} has no tag {name!r}.")
+        if to is not None and required is not None:
+            _check_rung(state, to, required)
         if to is not None and before == to.number:
             return None
-        holder = None if before is None else state.versions[before].name
-        return Tagged(name=name, version=to, expects=holder)
+        # A holder whose commit record was lost has no name any more: the tag counts as being on none (FORMAT.md §6).
+        holder = None if before is None else state.versions.get(before)
+        return Tagged(name=name, version=to, expects=None if holder is None else holder.name)
 
     log.refresh()
     record = log.append(decide)
@@ -152,6 +162,19 @@ def _move(record: Record, name: str, to: VersionName | None, before: int | None)
         at=record.at,
         by=dict(record.by),
         slot=record.slot,
+    )
+
+
+def _check_rung(state: RunState, name: VersionName, required: str) -> None:
+    """A version that the log does not know is left to the log's own rule."""
+    version = state.find(name)
+    if version is None or rung_at_least(version.rung, required):
+        return
+    why = f": {version.quarantine}" if version.quarantine else ""
+    raise RuleRefusedError(
+        f"Version {version.number} of run {state.run!r} is {version.rung}{why}; {required} is required. The tag stays "
+        "where it is.",
+        run=state.run,
     )
 
 

@@ -24,6 +24,8 @@ def url(tmp_path, monkeypatch):
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PAWL_STORAGE", str(tmp_path))
+    # Asking Prefect takes a process and seconds; one test does it.
+    monkeypatch.setattr("deployments.doctor_command._prefects_setting", lambda: None)
     return str(tmp_path)
 
 
@@ -73,12 +75,55 @@ def test_a_clock_that_is_off_is_a_warning(url, monkeypatch):
 
 def test_services_that_do_not_answer_are_bad(url, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://user:secret@127.0.0.1:9/api")
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    found = examined(1)
+    found = examined(1, "--ray-address", "127.0.0.1:9")
     assert (found["prefect"]["level"], found["ray"]["level"]) == ("bad", "bad")
     assert "secret" not in json.dumps(found)
     monkeypatch.setenv("PREFECT_API_URL", "file:///etc/passwd")
     assert "is no http URL" in examined(1)["prefect"]["told"]
+
+
+def test_a_server_that_prefects_own_settings_name_is_asked(monkeypatch, tmp_path):
+    folder_store(tmp_path)
+    monkeypatch.setenv("PAWL_STORAGE", str(tmp_path))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    (tmp_path / "prefect").mkdir()
+    (tmp_path / "prefect" / "profiles.toml").write_text(
+        'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "http://user:secret@127.0.0.1:9/api"\n'
+    )
+    found = examined(1)["prefect"]
+    assert found["level"] == "bad"
+    assert found["told"].startswith("127.0.0.1:9/api (from Prefect's own settings) does not answer")
+    monkeypatch.setenv("PREFECT_SERVER_API_PORT", "none")
+    assert "cannot be read" in examined(1)["prefect"]["told"]
+
+
+def test_a_variable_that_no_run_reads_is_told(url, monkeypatch):
+    assert "starts its own cluster" in examined()["ray"]["told"]
+    monkeypatch.setenv("RAY_ADDRESS", "http://user:secret@head:8265")
+    found = examined(0, "--storage", url)["ray"]
+    assert (found["level"], "RAY_ADDRESS (head:8265) is not read" in found["told"]) == (
+        "warning",
+        True,
+    )
+
+
+@pytest.mark.usefixtures("url")
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("ray://head:10001", "does not work over the Ray Client"),
+        ("http://me:secret@head:8265", "must hold no user or password"),
+        ("head", "is no address of a Ray cluster"),
+        ("head:dashboard", "is no address of a Ray cluster"),
+        ("http://127.0.0.1:9", "does not answer"),
+    ],
+)
+def test_an_address_that_no_run_could_use_is_bad(address, told):
+    found = examined(1, "--ray-address", address)["ray"]
+    assert found["level"] == "bad"
+    assert told in found["told"]
+    assert "secret" not in found["told"]
 
 
 class _Healthy(http.server.BaseHTTPRequestHandler):
@@ -96,9 +141,13 @@ def test_services_that_answer_are_ok(url, monkeypatch):
     thread.start()
     try:
         monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_port}/api")
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.server_port}")
-        found = examined()
-        assert (found["prefect"]["level"], found["ray"]["level"]) == ("ok", "ok")
+        at = f"127.0.0.1:{server.server_port}"
+        for address in (at, f"http://{at}", f"http://{at}/"):
+            found = examined(0, "--ray-address", address)
+            assert (found["prefect"]["level"], found["ray"]["level"]) == ("ok", "ok")
+            assert found["ray"]["told"].startswith(f"{address} answers")
+        monkeypatch.setenv("RAY_ADDRESS", at)
+        assert examined(0, "--ray-address", "auto")["ray"]["told"].startswith(f"{at} answers")
     finally:
         server.shutdown()
         thread.join()

@@ -33,3 +33,27 @@ def test_what_is_not_there_is_refused_before_anything_starts(words, monkeypatch,
 
 def test_a_version_must_be_named():
     assert CliRunner().invoke(pawl, ["drill"]).exit_code == 2
+
+
+class ReachedError(Exception):
+    """The flow would begin now."""
+
+
+@pytest.mark.parametrize(
+    ("words", "started"),
+    [([], False), (["--metric", "accuracy", "--mode", "max"], True), (["--metric", ""], False)],
+)
+def test_the_best_is_looked_for_by_the_metric_that_the_gate_goes_by(
+    words, started, monkeypatch, tmp_path
+):
+    def start():
+        raise ReachedError
+
+    monkeypatch.setattr("deployments.promote_command.prepare_prefect", start)
+    run = MadeUpRun(store=folder_store(tmp_path))
+    run.start()
+    run.commit(10, metrics={"accuracy": 0.5})
+    result = CliRunner().invoke(
+        pawl, ["promote", "digits@best", *words, "--storage", str(tmp_path)]
+    )
+    assert isinstance(result.exception, ReachedError) == started, result.output

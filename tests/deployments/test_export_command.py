@@ -43,3 +43,14 @@ def test_bad_input_is_one_sentence(url, tmp_path):
         "export", "run@1", "--to", str(tmp_path / "new"), "--format", "files", "--storage", url, code=2
     )  # fmt: skip
     assert "not as files" in refused.stderr
+
+
+def test_the_best_goes_by_the_metric_and_the_mode_that_are_named(url, tmp_path):
+    words = ("export", "run@best", "--storage", url, "--json")
+    picked = [
+        json.loads(call(*words, "--to", str(tmp_path / mode), "--mode", mode).stdout)["reference"]
+        for mode in ("min", "max")
+    ]
+    assert len(set(picked)) == 2
+    refused = call(*words, "--to", str(tmp_path / "x"), "--metric", "accuracy", code=2).stderr
+    assert "no version 'best'" in refused

@@ -1,10 +1,13 @@
 import json
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from deployments.cli import pawl
+from ray_workers.store.errors import StoreRefusedError
+from ray_workers.store.local_folder import LocalFolderStore
 from tests.support.factories import MadeUpRun, folder_store
 
 
@@ -65,6 +68,46 @@ def test_a_bad_condition_is_one_sentence():
     result = call("search", "metrics.los < 1", code=2)
     assert result.stderr.startswith("Error: No version has metrics.los.")
     assert "empty" in call("search", " ", code=2).stderr
+
+
+def test_who_may_only_read_gets_an_answer_and_is_told_that_it_may_be_old(run, monkeypatch):
+    call("registry", "refresh")
+    run.commit(40)
+
+    def refused(_self, key, _data):
+        raise StoreRefusedError(f"{key} may not be written.")
+
+    monkeypatch.setattr(LocalFolderStore, "put", refused)
+    result = call("search", "true", "--json")
+    assert [row["number"] for row in json.loads(result.stdout)] == [1, 2, 3]
+    assert "newer versions may be missing: registry/versions/digits.parquet may" in result.stderr
+
+
+def test_a_search_names_the_runs_that_it_could_not_look_at(run):
+    run.store.put("runs/Bad/log/00000000000000000001.json", b"x")
+    result = call("search", "true", "--json")
+    assert len(json.loads(result.stdout)) == 3
+    assert "Bad: The run name" in result.stderr
+
+
+def test_a_rebuild_takes_away_files_of_runs_that_are_gone(run, tmp_path, monkeypatch):
+    other = MadeUpRun(store=run.store, name="other")
+    other.start()
+    other.commit(10)
+    call("registry", "refresh")
+    shutil.rmtree(tmp_path / "runs" / "other")
+    assert len(found("true")) == 4
+
+    def refused(_self, key):
+        raise StoreRefusedError(f"{key} may not be deleted.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFolderStore, "delete", refused)
+        left = call("registry", "rebuild")
+    assert "other.parquet may not be deleted" in left.stderr
+    assert (tmp_path / "registry/versions/other.parquet").exists()
+    assert "other: its file was removed" in call("registry", "rebuild").stderr
+    assert found("true") == [1, 2, 3]
 
 
 def test_a_run_that_cannot_be_read_is_named(run):

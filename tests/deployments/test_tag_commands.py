@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from deployments.cli import pawl
+from ray_workers.store import keys
 from tests.support.factories import MadeUpRun, folder_store
 
 
@@ -73,3 +74,19 @@ def test_what_cannot_be_tagged_is_said_in_a_sentence():
     call("tag digits@1 candidate --expect none")
     call("tag digits@2 candidate --expect 1")
     assert tags() == {"candidate": 2}
+
+
+def test_a_tag_whose_version_was_lost_is_listed_moved_and_taken_off(run, tmp_path):
+    run.judge(1)
+    for name in ("candidate", "other"):
+        call(f"tag digits@2 {name}")
+    key = tmp_path / keys.log_key("digits", run.version(2).slot)
+    key.chmod(0o644)
+    key.write_bytes(b"rot")
+    assert "2 (lost)" in call("tags digits").stdout
+    assert json.loads(call("tags digits --json").stdout)[0] == {
+        "name": "candidate", "version": 2, "step": None, "rung": None, "protected": False,
+    }  # fmt: skip
+    assert call("tag digits@1 candidate").stdout.startswith("digits@1 is candidate now")
+    assert call("untag digits other").stdout == "digits@2 is not other any more.\n"
+    assert tags() == {"candidate": 1}

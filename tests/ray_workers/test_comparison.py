@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from ray_workers.comparison import compare, layer_distances
+from ray_workers.comparison import compare, layer_distances, whole_distance
 from ray_workers.loading import open_version
 from ray_workers.store.errors import InvalidInputError
 from tests.support.factories import MadeUpRun, folder_store
@@ -102,6 +102,27 @@ def test_layers_are_measured_by_norm_and_distance():
     ]
     assert [d.relative for d in found] == [0.8, math.inf]
     assert layer_distances(first, first)[1].relative == 0.0
+
+
+def test_a_whole_model_is_measured_as_one_vector():
+    first = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([12.0])}
+    second = {"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([8.0])}
+    whole = whole_distance(layer_distances(first, second))
+    assert (whole.norm, whole.distance, whole.relative) == (13.0, 5.0, 5 / 13)
+    assert whole.other_norm == pytest.approx(math.sqrt(74))
+    assert whole_distance(()).relative == 0.0
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_what_is_not_finite_ranks_first_and_is_valid_json(broken):
+    one, half = torch.ones(1), torch.full((1,), 0.5)
+    found = layer_distances(
+        {"moved": one, "broken": one, "was": torch.full((1,), broken)},
+        {"moved": half, "broken": torch.full((1,), broken), "was": one},
+    )
+    assert [d.name for d in sorted(found, key=lambda d: -d.weight)] == ["broken", "was", "moved"]
+    for layer in (*found, whole_distance(found)):
+        json.dumps(layer.to_json(), allow_nan=False)
 
 
 def test_weights_of_a_real_run_that_was_killed_and_resumed(tmp_path):

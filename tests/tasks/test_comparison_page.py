@@ -1,4 +1,5 @@
 import base64
+import math
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -92,6 +93,20 @@ def test_html_is_one_file_that_fetches_nothing_and_runs_nothing(comparison):
     assert "&lt;b&gt;|x" in page
     assert "<b>" not in page
     assert len(pictures(page)) == 4
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_layer_that_is_not_finite_comes_first_and_is_drawn(broken):
+    layers = [
+        LayerDistance(name="moved", norm=1.0, other_norm=1.0, distance=0.25),
+        LayerDistance(name="gone", norm=1.0, other_norm=broken, distance=broken),
+    ]
+    for shown in (layers, layers[1:]):
+        picture = ET.fromstring(str(layer_chart("x@1", shown)))  # noqa: S314 - our own
+        bars = [e for e in picture.iter() if e.tag.endswith("rect") and e.get("x") == "300"]
+        assert [float(str(bar.get("width"))) for bar in bars] == [350.0] * len(shown)
+        words = [e.text for e in picture.iter() if e.text in ("moved", "gone")]
+        assert words == ["gone", "moved"][: len(shown)]
 
 
 def test_layers_that_did_not_move_need_no_picture():

@@ -60,6 +60,28 @@ def test_without_versions_there_is_nothing_to_do():
     assert (plan.keep, plan.retire, plan.bytes_retired) == ((), (), 0)
 
 
+@pytest.mark.parametrize(
+    ("rules", "retired"),
+    [
+        ({"keep_last": 2}, [1, 2, 4]),
+        ({"keep_best": 1}, [2, 3, 4, 5]),
+        ({"keep_every_epochs": 3}, [1, 2, 4, 5]),
+        ({"thin": (Thinning(every_s=7200),)}, [3, 4]),
+        ({"keep_every_steps": 4}, [1, 2, 3, 5]),  # takes nobody's place
+    ],
+)
+def test_what_cannot_be_resumed_from_takes_no_place(rules, retired):
+    facts = [
+        RetentionFacts(
+            number=n, step=n, bytes=1, metrics={"loss": 0 if n == 4 else n},
+            epoch=3 if n in (3, 4) else 0, committed_s=3600.0 * n, candidate=n != 4,
+        )
+        for n in range(1, 6)
+    ]  # fmt: skip
+    plan = RetentionPolicy(**rules).plan(facts, {}, now_s=3600.0 * 9)
+    assert list(plan.retire) == retired
+
+
 def at(number, *, epoch=None, hours=None):
     return RetentionFacts(
         number=number, step=number, bytes=1, metrics={}, epoch=epoch,

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -6,6 +7,7 @@ from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.memory import MemoryStore
 from ray_workers.store.registry import SCHEMA, encode, read_registry, registry_key
 from ray_workers.store.registry_search import search
+from ray_workers.store.strict_json import encode_float
 from tests.support.registry_rows import synthetic_rows
 
 
@@ -103,6 +105,59 @@ def test_a_variable_of_this_process_cannot_be_reached(small):
     hidden = small  # DuckDB would find it by this name if it were allowed to look
     with pytest.raises(InvalidInputError, match="hidden"):
         search(hidden, "(select count(*) from hidden) > 0")
+
+
+def table_of(*runs):
+    """A registry of runs with one version each; a run is its metrics and its hyperparameters."""
+    store = MemoryStore()
+    for name, (metrics, config) in zip("abcdef", runs, strict=False):
+        (row,) = synthetic_rows(name, 1)
+        row["metrics_json"] = json.dumps({n: encode_float(v) for n, v in metrics.items()})
+        row["config_json"] = json.dumps(config)
+        store.put(registry_key(name), encode([row], run_id="x", slot=1))
+    return read_registry(store)
+
+
+def hits(table, condition, **options):
+    return "".join(run for run, _ in found(table, condition, **options))
+
+
+def test_names_that_differ_in_case_alone_are_one():
+    table = table_of(
+        ({"Loss": 0.5}, {"LR": 0.1, "Model": {"Layers": 2}}),
+        ({"loss": 0.25, "LOSS": 9.0}, {"lr": "auto", "model": {"layers": 3}}),
+        ({"loss": 0.75}, {"Lr": 0.2, "model": 7}),
+    )
+    assert hits(table, "true") == "abc"
+    assert hits(table, "metrics.loss <= 0.5") == "a"
+    assert hits(table, "metrics.LOSS > 0.6", order="metrics.loss desc") == "bc"
+    assert hits(table, "config.lr > 0") == "ac"
+    assert hits(table, "config_text.LR = 'auto'") == "b"
+    assert hits(table, "config.model.layers >= 2") == "ab"
+
+
+def test_letters_beyond_ascii_are_told_apart():
+    table = table_of(({"é": 1.0}, {}), ({"É": 2.0}, {}))
+    assert (hits(table, "metrics.é = 1"), hits(table, "metrics.É = 2")) == ("a", "b")
+
+
+def test_names_that_sql_cannot_say_hinder_nobody():
+    table = table_of(
+        ({"": 1.0, "loss": 0.5}, {"": 1, "a": {"": 2, "b": 3}, "x\0y": 1, "x\0z": "t"})
+    )
+    assert hits(table, "metrics.loss = 0.5 and config.a.b = 3") == "a"
+
+
+def test_nan_satisfies_no_comparison_and_is_last_in_every_order():
+    table = table_of(
+        ({"acc": 0.5}, {}), ({"acc": math.nan}, {}), ({"acc": 0.9}, {}), ({"acc": math.inf}, {})
+    )
+    assert hits(table, "metrics.acc > 0.6") == "cd"
+    assert hits(table, "metrics.acc <= 0.6") == "a"
+    assert hits(table, "true", order="metrics.acc desc") == "dcab"
+    assert hits(table, "true", order="metrics.acc") == "acdb"
+    assert hits(table, "metrics.acc is null") == "b"
+    assert hits(table, """metrics_json like '%"acc": {"$float": "nan"}%'""") == "b"
 
 
 def test_an_empty_registry_answers_nothing():

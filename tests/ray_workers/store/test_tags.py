@@ -1,10 +1,12 @@
 import pytest
 
+from ray_workers.store import keys
 from ray_workers.store.bodies import Retire, Tagged
 from ray_workers.store.errors import InvalidInputError, RuleRefusedError, VersionNotFoundError
 from ray_workers.store.log import RunLog
 from ray_workers.store.memory import MemoryStore
 from ray_workers.store.tags import (
+    ANY_HOLDER,
     check_tag_name,
     move_tag,
     protected_tags,
@@ -104,3 +106,59 @@ def test_a_record_without_effect_is_no_move(run):
     assert moves(run) == []
     move_tag(run.log, "prod", run.version(2).name)
     assert moves(run) == [("prod", None, 2)]
+
+
+def lose_commit(run, number):
+    """The record that committed the version becomes bytes that are no record; a new log of the run."""
+    key = keys.log_key("digits", run.version(number).slot)
+    data = bytearray(run.store.get(key))
+    data[len(data) // 2] ^= 1
+    run.store.put(key, bytes(data))
+    return RunLog(run.store, "digits", by={})
+
+
+@pytest.mark.parametrize("expects", [ANY_HOLDER, 2])
+def test_a_tag_whose_version_was_lost_moves(run, expects):
+    move_tag(run.log, "prod", run.version(2).name)
+    log = lose_commit(run, 2)
+    move = move_tag(log, "prod", log.state.versions[3].name, expects=expects)
+    assert move is not None
+    assert (move.before, move.version) == (2, 3)
+    assert log.refresh().tags == {"prod": 3}
+
+
+def test_a_tag_whose_version_was_lost_is_taken_off(run):
+    move_tag(run.log, "prod", run.version(2).name)
+    log = lose_commit(run, 2)
+    move_tag(log, "prod", None)
+    assert log.refresh().tags == {}
+    assert moves(run)[-1] == ("prod", 2, None)
+
+
+def test_the_rung_is_checked_when_the_record_is_written(run):
+    """Another writer's verdict counts, even though it came after whoever moves the tag had looked."""
+    log = RunLog(run.store, "digits", by={})
+    run.judge(1)
+    move_tag(log, "prod", run.version(1).name, required="sound")
+    with pytest.raises(RuleRefusedError, match=r"Version 2 .* is committed; sound is required"):
+        move_tag(log, "prod", run.version(2).name, required="sound")
+    run.judge(3, check="bytes", reason="rot")
+    with pytest.raises(RuleRefusedError, match=r"Version 3 .* is quarantined: rot"):
+        move_tag(log, "prod", run.version(3).name, required="committed")
+    assert log.refresh().tags == {"prod": 1}
+
+
+def test_a_verdict_that_takes_the_slot_first_counts(run, monkeypatch):
+    """The put of the tag's record loses its slot to a verdict: it is decided anew."""
+    put = MemoryStore.put_if_absent
+
+    def late(self, key, data):
+        if b'"Tagged"' in data and run.version(3).quarantine is None:
+            run.judge(3, check="bytes", reason="rot")
+        return put(self, key, data)
+
+    log = RunLog(run.store, "digits", by={})
+    monkeypatch.setattr(MemoryStore, "put_if_absent", late)
+    with pytest.raises(RuleRefusedError, match="quarantined"):
+        move_tag(log, "prod", run.version(3).name, required="committed")
+    assert log.refresh().tags == {}
