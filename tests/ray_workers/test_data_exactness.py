@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -139,7 +140,7 @@ WORKERS = {
 
 def taken(position, random_state=None):
     """Batches until the end, as a session takes them."""
-    found = []
+    found: list[Any] = []
     while position.epoch < EPOCHS:
         for batch in position.epoch_batches(lambda: rng.restore(random_state)):
             found.append(
