@@ -1,4 +1,4 @@
-"""Whether training can go on at the same sample after a resume in mid-epoch: seen from the loader, and said at the start.
+"""Whether training can go on at the same sample after a resume: seen from the loader, and said at the start.
 
 A crash is a bad moment to learn that the order of the data cannot be had again.
 """
@@ -28,19 +28,20 @@ _DRAWN = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    level: Literal["replayed", "inexact", "lost"]
-    """`replayed`: exact, by taking and dropping the batches already seen. `inexact`: other samples after a resume in
-    mid-epoch, or nobody can tell. `lost`: there is no place in mid-epoch that could be come back to."""
+    level: Literal["replayed", "carrying", "inexact", "lost"]
+    """`replayed`: exact, by taking and dropping the batches already seen. `carrying`: exact unless something that has a
+    state of its own carries it over the end of an epoch. `inexact`: other samples after a resume in mid-epoch, or nobody
+    can tell. `lost`: there is no place in mid-epoch that could be come back to."""
     sentence: str
 
 
 def look_at_loader(loader: Any | None) -> Finding | None:
-    """What a resume in the middle of an epoch does to the order of samples; None: nothing, it goes on exactly."""
+    """What a resume does to the order of samples; None: nothing, it goes on exactly."""
     if loader is None:
         return None
     name = type(loader).__name__
-    if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
-        return _order(loader, f"The loader ({name}) keeps its position")
+    if _keeps_its_position(loader):
+        return _order(loader, f"The loader ({name}) keeps its position") or _carried(loader)
     if type(loader).__module__.startswith("ray.data"):
         return Finding(
             "lost",
@@ -53,28 +54,56 @@ def look_at_loader(loader: Any | None) -> Finding | None:
             f"The loader ({name}) is an iterator, which begins only once: neither a second epoch nor a place in the middle "
             f"of one can be come back to. Give what makes the iterator. {_EXACT} for an exact position.",
         )
-    return _order(loader, "Positions") or Finding(
+    found = _order(loader, "Positions") or _carried(loader)
+    return found or Finding(
         "replayed",
         f"The loader ({name}) has no state_dict: after a resume in mid-epoch the batches already seen are taken and "
         f"dropped, which costs their loading. {_EXACT} to avoid that.",
     )
 
 
+def _keeps_its_position(loader: Any) -> bool:
+    return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+
+
 def _order(loader: Any, what: str) -> Finding | None:
-    """None if the order of an epoch is the same every time, as far as the sampler shows."""
+    """None if the order of an epoch can be had again, as far as the sampler shows."""
     sampler = _sampler(loader)
-    if sampler is None or _knows_its_order(sampler):
+    if sampler is None or _knows_its_order(sampler) or _draws_from_its_own(sampler, loader):
         return None
     name = type(sampler).__name__
     if isinstance(sampler, _DRAWN):
-        why = f"and {name} draws another order when the epoch is entered again"
+        why = f"{name} draws another order when the epoch is entered again: a resume in the middle of an epoch is not exact"
+        way = "shuffle=True, or give the sampler a generator of its own (generator=torch.Generator())."
     else:
-        why = f"and {name} has neither set_epoch nor state_dict, so its order may be another one"
+        why = (
+            f"{name} has neither set_epoch nor state_dict, so its order may be another one: a resume may not be exact, at "
+            "the end of an epoch neither"
+        )
+        way = "shuffle=True."
     return Finding(
         "inexact",
-        f"{what} are kept by count, {why}: a resume in the middle of an epoch is not exact. Use a sampler with set_epoch "
-        "(DistributedSampler, ray_workers.sampling.GlobalBatches), StatefulDataLoader with shuffle=True, or save at the "
-        "end of epochs only.",
+        f"{what} are kept by count, and {why}. Use a sampler with set_epoch (DistributedSampler, "
+        f"ray_workers.sampling.GlobalBatches) or StatefulDataLoader with {way}",
+    )
+
+
+def _carried(loader: Any) -> Finding | None:
+    """What has a state besides its place in an epoch, which is not asked for at an epoch's end."""
+    own = not isinstance(loader, torch.utils.data.DataLoader)
+    carriers = [loader] if own else [_sampler(loader), getattr(loader, "dataset", None)]
+    names = [
+        type(c).__name__
+        for c in carriers
+        if hasattr(c, "state_dict") and not hasattr(c, "set_epoch")
+    ]
+    if not names:
+        return None
+    return Finding(
+        "carrying",
+        f"{' and '.join(names)} has a state_dict and no set_epoch. Its state is kept in mid-epoch, by a loader with a "
+        "state_dict, and not at the end of an epoch: what it carries over that end, as a count of epochs, does not come back "
+        "unless set_epoch brings it.",
     )
 
 
@@ -97,13 +126,32 @@ def _knows_its_order(sampler: Any, *, by_itself: bool = False) -> bool:
     return stateful or isinstance(sampler, torch.utils.data.SequentialSampler)
 
 
+def _draws_from_its_own(sampler: Any, loader: Any) -> bool:
+    """Whether the order hangs on nothing but a generator that comes back (`loader_generators`)."""
+    generator = getattr(sampler, "generator", None)
+    if not isinstance(sampler, _DRAWN) or generator is None:
+        return False
+    # StatefulDataLoader makes its iterator anew to take up a position, and draws a seed for it ahead of the order, as it
+    # did in its first epoch; where workers persist, later epochs draw none.
+    seeds_anew = _keeps_its_position(loader) and getattr(loader, "persistent_workers", False)
+    return not (seeds_anew and generator is getattr(loader, "generator", None))
+
+
 def _is_torchdatas(sampler: Any) -> bool:
     # Its state lives in the sampler's iterator.
     return type(sampler).__module__.startswith("torchdata.")
 
 
-def announce_loader(loader: Any | None, thresholds: SaveThresholds, *, rank: int) -> None:
+def announce_loader(
+    loader: Any | None, thresholds: SaveThresholds, *, rank: int, paced: bool = False
+) -> None:
     """Say at the start what will not be exact.
+
+    Args:
+        loader: what the session iterates.
+        thresholds: when to save.
+        rank: rank 0 says it for all.
+        paced: the interval between saves is chosen (`interval = 'auto'`), beside the thresholds.
 
     Raises:
         InvalidInputError: saves in mid-epoch are asked for, and there is no place that they could continue from.
@@ -111,11 +159,12 @@ def announce_loader(loader: Any | None, thresholds: SaveThresholds, *, rank: int
     finding = look_at_loader(loader)
     if finding is None:
         return
-    inside = thresholds.every_steps is not None or thresholds.every_seconds is not None
+    inside = thresholds.every_steps is not None or thresholds.every_seconds is not None or paced
     if finding.level == "lost" and inside:
         raise InvalidInputError(
-            f"{finding.sentence} Save at the end of epochs only (every_steps and every_seconds empty), or give the loader "
-            "state_dict and load_state_dict."
+            f"{finding.sentence} Save at the end of epochs only (interval = 'fixed', every_steps and every_seconds empty), "
+            "or give the loader state_dict and load_state_dict."
         )
     if rank == 0:
-        _log.log(logging.INFO if finding.level == "replayed" else logging.WARNING, finding.sentence)
+        quiet = finding.level in ("replayed", "carrying")
+        _log.log(logging.INFO if quiet else logging.WARNING, finding.sentence)

@@ -1,18 +1,25 @@
 """Where training stands in its data: the epoch, the loader's own state, and how both come back.
 
 A loader with `state_dict` and `load_state_dict` (torchdata's StatefulDataLoader) is positioned exactly. Any other
-loader is positioned by taking and dropping the batches already seen, which is exact if its order is. A loader whose
-batch sampler is `sampling.GlobalBatches` can also be positioned by another number of workers.
+loader is positioned by taking and dropping the batches already seen, which is exact if its order is. The loader's own
+random generators come back in both cases, and at the end of an epoch too. A loader whose batch sampler is
+`sampling.GlobalBatches` can also be positioned by another number of workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, cast
 
+import torch
+
+from ray_workers import loader_generators
 from ray_workers.store.errors import StateMismatchError
 
 __all__ = ["DataPosition"]
+
+_log = logging.getLogger("pawl")
 
 
 class DataPosition:
@@ -28,16 +35,25 @@ class DataPosition:
         """Epochs completed."""
         self._batches = 0
         """Batches taken in the running epoch."""
+        self.taken = 0
+        """Batches handed out by this object, over all epochs."""
+        self._began: Mapping[str, torch.Tensor] = {}
+        """The loader's generators when the running epoch began."""
         self._resume_at: dict[str, Any] | None = None
 
     def state(self) -> dict[str, Any]:
-        """Epoch, batches taken in it, and the loader's own state; an epoch not begun has none."""
-        inside = self._batches > 0 and hasattr(self._loader, "state_dict")
+        """Epoch, batches taken in it, the loader's generators and its own state; an epoch not begun has none."""
+        stateful = self.inside and hasattr(self._loader, "state_dict")
         return {
             "epoch": self.epoch,
             "batches": self._batches,
             "samples": self._samples(),
-            "loader": self._loader.state_dict() if inside and self._loader is not None else None,
+            "loader": self._loader.state_dict() if stateful and self._loader is not None else None,
+            # Both: what an epoch's order was drawn from, and what is drawn next, which nothing else need tell.
+            "generators": {
+                "began": dict(self._began) if self.inside else {},
+                "now": loader_generators.capture(self._loader),
+            },
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -51,6 +67,14 @@ class DataPosition:
         if state.get("resharded") and self._batches:
             self._batches = self._batches_at(state["samples"])
         self._resume_at = state
+        if "generators" not in state and loader_generators.find(self._loader):
+            _log.warning(
+                "The loader has a random generator of its own, whose state does not come back: %s. What is drawn from it "
+                "begins anew.",
+                "another number of workers saved the version"
+                if state.get("resharded")
+                else "the version was made by a Pawl that did not keep it",
+            )
 
     def _samples(self) -> int | None:
         """Samples of the running epoch taken by all ranks together; None where that is not known."""
@@ -77,24 +101,41 @@ class DataPosition:
         """The batches left in the running epoch; afterwards the next epoch is the running one.
 
         Args:
-            positioned: called once, when the iterator exists and stands at its place. Making an iterator draws from the
-                global RNG, so the RNG of an epoch entered in its middle is set there and not before.
+            positioned: called once, after `load`, when the loader stands where it stood. Making an iterator draws from
+                the global RNG, so the RNG is set there: of an epoch entered in its middle when the iterator is at its
+                place, of one that begins before its iterator is made.
         """
         self._announce_epoch()
         resume, self._resume_at = self._resume_at, None
-        if resume is None or not self._batches:
-            self._batches = 0
-            iterator = iter(_iterable(self._loader))
+        if resume is None:
+            iterator = self._begun()
+        elif self._batches:
+            iterator = self._continued(resume, positioned)
         else:
-            iterator = self._continued(resume)
+            self._iterate_before()
+            loader_generators.restore(self._loader, _generators(resume, "now"))
             positioned()
+            iterator = self._begun()
         for batch in iterator:
             self._batches += 1
+            self.taken += 1
             yield batch
         self.epoch += 1
         self._batches = 0
 
-    def _continued(self, resume: dict[str, Any]) -> Iterator[Any]:
+    def _begun(self) -> Iterator[Any]:
+        self._batches = 0
+        self._began = loader_generators.capture(self._loader)
+        return iter(_iterable(self._loader))
+
+    def _continued(self, resume: dict[str, Any], positioned: Callable[[], None]) -> Iterator[Any]:
+        self._began = _generators(resume, "began")
+        iterator = self._at_place(resume)
+        loader_generators.restore(self._loader, _generators(resume, "now"))
+        positioned()
+        return iterator
+
+    def _at_place(self, resume: dict[str, Any]) -> Iterator[Any]:
         loader, sampler = self._loader, self._global_sampler
         if resume.get("resharded") and sampler is not None:
             sampler.start_at(resume["samples"])
@@ -104,11 +145,23 @@ class DataPosition:
             and loader is not None
             and hasattr(loader, "load_state_dict")
         ):
+            loader_generators.restore(loader, self._began)
             return self._positioned(loader, resume["loader"])
+        self._iterate_before()
+        loader_generators.restore(loader, self._began)
         iterator = iter(_iterable(loader))
         for _ in range(self._batches):
             next(iterator, None)
         return iterator
+
+    def _iterate_before(self) -> None:
+        """Bring a loader whose workers persist to where its earlier epochs had brought it.
+
+        It begins its first epoch otherwise than all others: with a seed for its workers, and two orders drawn by
+        torchdata's sampler.
+        """
+        if self.epoch and getattr(self._loader, "persistent_workers", False):
+            iter(_iterable(self._loader))
 
     def _positioned(self, loader: Any, state: dict[str, Any]) -> Iterator[Any]:
         loader.load_state_dict(state)
@@ -121,10 +174,15 @@ class DataPosition:
                 "version saved at the end of an epoch."
             ) from error
 
-    def at_last_batch(self) -> bool:
-        """Whether the batch taken last is the epoch's last, as far as the loader knows its length."""
+    @property
+    def inside(self) -> bool:
+        """Batches of the running epoch were taken."""
+        return self._batches > 0
+
+    def at_last_batch(self, of: int = 1) -> bool:
+        """Whether fewer than `of` batches of the epoch are left, as far as the loader knows its length."""
         try:
-            return self._batches == len(_iterable(self._loader))
+            return 0 <= len(_iterable(self._loader)) - self._batches < of
         except TypeError:
             return False
 
@@ -142,3 +200,9 @@ class DataPosition:
 def _iterable(loader: Any | None) -> Collection[Any]:
     # Not `loader or ()`: the truth of a loader is its length, and one over a stream has none.
     return () if loader is None else cast("Collection[Any]", loader)
+
+
+def _generators(state: dict[str, Any], when: str) -> Mapping[str, torch.Tensor]:
+    # Versions made before the generators were kept have none.
+    states: Mapping[str, torch.Tensor] = state.get("generators", {}).get(when, {})
+    return states

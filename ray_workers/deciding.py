@@ -39,6 +39,8 @@ class Decider:
         """Where the last save was staged, or training began."""
         self.committed_step = committed_step
         """The newest step known to be a version; -1: none."""
+        self.committed = False
+        """This attempt made a version."""
         self.stop: str | None = None
         """Why the attempt must end, as far as the saves told."""
 
@@ -66,6 +68,7 @@ class Decider:
             if outcome.number is not None:
                 self.committed_step = max(self.committed_step, outcome.step)
                 self._news = outcome.number
+                self.committed = True
 
     def staged(self, step: int, epoch: int) -> None:
         self.saved_step, self.saved_epoch = step, epoch
@@ -115,6 +118,10 @@ class Decider:
             grace_s=asked.grace_s,
             announce=news,
         )
+
+    def later(self, next_step: int) -> Decision | None:
+        """That nothing happens before the ranks meet at `next_step`; None elsewhere than on rank 0."""
+        return Decision(next_step=next_step) if self._context.rank == 0 else None
 
     def _next_step(self, step: int) -> int:
         done = step - self._first_step

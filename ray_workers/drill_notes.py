@@ -11,7 +11,7 @@ __all__ = ["DrillEnded", "DrillNotes"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrillNotes:
     steps: int
-    """Steps taken after the restore: one, or none if the version's run is finished."""
+    """Steps taken after the restore: one, or none if the epochs that are wanted hold no more."""
     metrics: Mapping[str, float]
     """The newest value of each metric on this rank, after the step."""
     seconds: Mapping[str, float]
@@ -20,6 +20,8 @@ class DrillNotes:
     """The loop's own probe on the restored model, measured twice; empty without a probe."""
     changes: tuple[str, ...] = ()
     """What is otherwise here than where the version was saved."""
+    through: bool = False
+    """The loop came to the end of all epochs that are wanted."""
 
 
 class DrillEnded(BaseException):
@@ -31,6 +33,10 @@ class DrillEnded(BaseException):
         metrics: Mapping[str, float],
         seconds: Mapping[str, float],
         probes: tuple[float, ...],
+        *,
+        through: bool = False,
     ) -> None:
         super().__init__("The restore drill is over.")
-        self.notes = DrillNotes(steps=steps, metrics=metrics, seconds=seconds, probes=probes)
+        self.notes = DrillNotes(
+            steps=steps, metrics=metrics, seconds=seconds, probes=probes, through=through
+        )

@@ -8,6 +8,7 @@ from typing import Any
 from ray_workers import rng
 from ray_workers.coming_back import Restored
 from ray_workers.context import TrainingContext
+from ray_workers.data_exactness import look_at_loader
 from ray_workers.data_position import DataPosition
 from ray_workers.live_content import LeadNotes, OwnState, live_content
 from ray_workers.loss_probe import Probe, measure_twice
@@ -37,12 +38,19 @@ class LiveRun:
         self._startup = StartUp(context.launched_at)
         self.parts = parts
         self.position = DataPosition(loader)
+        finding = look_at_loader(loader)
+        self.has_places = finding is None or finding.level != "lost"
+        """A version saved in mid-epoch can go on with the same samples."""
+        self._batches_a_step = 1
+        self._taken_by_steps = 0
         self.series = MetricSeries()
         self.epochs_wanted: int | None = None
         self.step = 0
         """Optimizer steps done since the run began."""
         self.first_step = 0
         """Where this attempt began."""
+        self.began_finished = False
+        """What it came back to was the end of its run."""
         self.committed_step = -1
         """The step that it came back to; -1: this run has no version of its own yet."""
         self.directory: Path | None = None
@@ -57,6 +65,7 @@ class LiveRun:
         """Stand where the version stood; `parts` hold its state already."""
         self._startup.restored(back.point.verify_s)
         self.step = self.first_step = back.progress.step
+        self.began_finished = back.progress.finished
         self.position.epoch = back.progress.epoch
         self.directory = back.directory
         if back.own is not None:
@@ -71,6 +80,8 @@ class LiveRun:
     def stepped(self, metrics: dict[str, Any]) -> None:
         """An optimizer step ended."""
         self.step += 1
+        self._batches_a_step = max(1, self.batches_since_step)
+        self._taken_by_steps = self.position.taken
         self._startup.stepped()
         self.series.append(self.step, metrics)
 
@@ -80,9 +91,24 @@ class LiveRun:
         return self._startup.seconds()
 
     @property
+    def batches_since_step(self) -> int:
+        """Batches whose gradients, if they were taken for a later step, are in no parameter yet."""
+        return self.position.taken - self._taken_by_steps
+
+    @property
+    def at_last_step(self) -> bool:
+        """Too few batches of the epoch are left for a step like the last one, as far as the loader knows."""
+        return self.position.at_last_batch(self._batches_a_step)
+
+    @property
     def at_end(self) -> bool:
-        """The batch taken last is the last one that is wanted, as far as the loader knows."""
-        return self.epochs_wanted == self.epoch + 1 and self.position.at_last_batch()
+        """The step done last is the last one that is wanted, as far as the loader knows."""
+        return self.epochs_wanted == self.epoch + 1 and self.at_last_step
+
+    @property
+    def at_place(self) -> bool:
+        """A version made now can go on with the same samples."""
+        return self.has_places or not self.position.inside
 
     @property
     def progress(self) -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from ray_workers.context import TrainingContext
@@ -18,6 +19,8 @@ from ray_workers.store.errors import InvalidInputError
 __all__ = ["SaveRounds"]
 
 _FINAL_PATIENCE_S = 900.0
+
+_log = logging.getLogger("pawl")
 
 
 class SaveRounds:
@@ -41,6 +44,7 @@ class SaveRounds:
             committed_step=live.committed_step,
         )
         self._next_agreement = live.step + 1
+        self._said = False
 
     def stepped(self) -> None:
         """A step ended. No rank waits for another one here."""
@@ -62,10 +66,25 @@ class SaveRounds:
         books, live = self._books, self._live
         if live.step == books.saved_step:
             books.saved_epoch = live.epoch  # an epoch's end is saved with its last step
-        last = live.parts is not None and live.step > books.saved_step
+        last = live.parts is not None and live.step > books.saved_step and live.at_place
         # The final save is due at once, and says that the run is finished.
-        save = not live.at_end and books.due(live.step, live.epoch)
+        save = not live.at_end and live.at_place and books.due(live.step, live.epoch)
         self._act(self._channel.agree(books.decision(live.step, save=save, last=last)))
+
+    def meet_between_epochs(self) -> None:
+        """As `meet`, unless batches wait for a step in the next epoch: then nothing happens before that step.
+
+        Whether they do is rank 0's to say: ranks whose last batches differ in number must meet all the same.
+        """
+        live = self._live
+        # A loop that hands over directories saves what and when it likes.
+        waiting = live.batches_since_step if live.parts is not None else 0
+        if waiting:
+            self._say_once(waiting)
+        if waiting and live.has_places:
+            self._act(self._channel.agree(self._books.later(live.step + 1)))
+        else:
+            self.meet()
 
     def meet_with(self, checkpoint: Any | None) -> None:
         """As `meet`, of a loop that hands over a directory, or none on this rank."""
@@ -94,7 +113,9 @@ class SaveRounds:
             self.settle(_FINAL_PATIENCE_S)
             if self._saver.in_flight:
                 books.stop = "stopped"  # a store this slow must not end as a silent success
-            wanted = live.step > books.committed_step and live.parts is not None
+            # Only another attempt than the one that committed a step may make a second version of it.
+            unsaid = live.progress.finished and not (live.began_finished or books.committed)
+            wanted = live.parts is not None and (live.step > books.committed_step or unsaid)
             decision = self._channel.agree(books.decision(live.step, save=wanted, last=wanted))
             self._act(decision)
             if not decision.save:
@@ -102,6 +123,21 @@ class SaveRounds:
         if self._context.announcer is not None:
             self._context.announcer.close()
         self._saver.close()
+
+    def _say_once(self, waiting: int) -> None:
+        if self._said or self._context.rank != 0:
+            return
+        self._said = True
+        if self._live.has_places:
+            what = "No version is made there, as it would lack their gradients; the next one is made after a later step."
+        else:
+            what = "A version made there lacks their gradients, so a resume from it is not exact."
+        _log.warning(
+            "%d batches at the end of the epoch wait for a step in the next one. %s Step once more at the end of an epoch, or "
+            "leave those batches out, to save there exactly.",
+            waiting,
+            what,
+        )
 
     def _act(self, decision: Decision, content: RankContent | None = None) -> None:
         self._next_agreement = decision.next_step
@@ -124,7 +160,9 @@ class SaveRounds:
         live = self._live
         if self._context.drill:
             done, metrics = live.step - live.first_step, live.series.latest()
-            raise DrillEnded(done, metrics, live.start_seconds, live.probed)
+            raise DrillEnded(
+                done, metrics, live.start_seconds, live.probed, through=live.progress.finished
+            )
         if decision.stop == "interrupted":
             self.settle(decision.grace_s)
         raise stop_error(

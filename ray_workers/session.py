@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from ray_workers.arithmetic_exactness import announce_arithmetic
 from ray_workers.coming_back import come_back
 from ray_workers.context import TrainingContext, current_context
 from ray_workers.data_exactness import announce_loader
@@ -44,7 +45,11 @@ class CheckpointSession:
         probe: Probe | None = None,
     ) -> None:
         self._context = context
-        announce_loader(loader, context.thresholds, rank=context.rank)
+        # Without parts the loop itself says when to save.
+        paced = context.interval is not None and parts is not None
+        announce_loader(loader, context.thresholds, rank=context.rank, paced=paced)
+        if parts is not None and context.rank == 0:
+            announce_arithmetic(parts.model, world_size=context.world_size)
         self._live = LiveRun(context, parts, loader, probe)
         channel = open_channel(context.world_size)
         self._saver = Saver(
@@ -147,12 +152,16 @@ class CheckpointSession:
         return self._live.directory
 
     def batches(self, *, epochs: int) -> Iterator[Any]:
-        """The batches that are left, epoch by epoch, until `epochs` epochs are done since the run began."""
+        """The batches that are left, epoch by epoch, until `epochs` epochs are done since the run began.
+
+        Batches may be gathered for one step. Where the last ones of an epoch wait for a step in the next, no version is
+        made between the two: it would lack their gradients.
+        """
         self._live.epochs_wanted = epochs
         while self.epoch < epochs:
             yield from self._live.position.epoch_batches(self._live.set_rng)
             if self._context.thresholds.every_epochs is not None:
-                self._rounds.meet()
+                self._rounds.meet_between_epochs()
 
     def advance(self, **metrics: Any) -> None:
         """Count one optimizer step, with its metrics; save if it is time.
@@ -202,7 +211,5 @@ class CheckpointSession:
 
     def _stepped(self, metrics: dict[str, Any]) -> None:
         self._live.stepped(metrics)
-        self._context.heart.stepped(
-            self._live.step, last_of_epoch=self._live.position.at_last_batch()
-        )
+        self._context.heart.stepped(self._live.step, last_of_epoch=self._live.at_last_step)
         self._rounds.stepped()

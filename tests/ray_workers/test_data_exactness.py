@@ -1,9 +1,10 @@
-"""What is said of a loader at the start is what happens to it: every kind is stopped in mid-epoch and continued."""
+"""What is said of a loader at the start is what happens to it: every kind is stopped and continued, in mid-epoch and between epochs."""
 
 from __future__ import annotations
 
 import copy
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -18,13 +19,14 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 from torchdata.stateful_dataloader import StatefulDataLoader
+from torchdata.stateful_dataloader.sampler import RandomSampler as TorchdataSampler
 
-from ray_workers import rng
+from ray_workers import loader_generators, rng
 from ray_workers.data_exactness import announce_loader, look_at_loader
 from ray_workers.data_position import DataPosition
 from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.sampling import GlobalBatches
-from ray_workers.store.errors import InvalidInputError
+from ray_workers.store.errors import InvalidInputError, StateMismatchError
 
 DATA = TensorDataset(torch.arange(12))
 EPOCHS, STOP_EPOCH, TAKEN = 3, 1, 2
@@ -43,6 +45,27 @@ class OwnOrder(Sampler[int]):
         yield from torch.randperm(12, generator=self.draw).tolist()
 
 
+class Marked(Sampler[int]):
+    """In order, with a state."""
+
+    def __init__(self):
+        self.at = self.start = 0
+
+    def __len__(self):
+        return 12
+
+    def __iter__(self):
+        start, self.start = self.start, 0
+        for self.at in range(start, 12):
+            yield self.at
+
+    def state_dict(self):
+        return {"next": self.at + 1}
+
+    def load_state_dict(self, state):
+        self.start = state["next"]
+
+
 class Stream(IterableDataset[torch.Tensor]):
     def __iter__(self):
         yield from torch.arange(12)
@@ -50,6 +73,17 @@ class Stream(IterableDataset[torch.Tensor]):
 
 def batches(kind, **more):
     return kind(DATA, batch_size=3, **more)
+
+
+def seeded():
+    return torch.Generator().manual_seed(7)
+
+
+def drawn(kind, *, loader_too=False, **more):
+    """Torch's sampler with a generator of its own, or the loader's."""
+    draw = seeded()
+    sampler = RandomSampler(DATA, generator=draw)
+    return batches(kind, sampler=sampler, generator=draw if loader_too else None, **more)
 
 
 def dealt():
@@ -74,33 +108,65 @@ LOADERS = {
     "plain, shuffled": (lambda: batches(DataLoader, shuffle=True), "inexact"),
     "plain, a random subset": (lambda: batches(DataLoader, sampler=SubsetRandomSampler(range(12))), "inexact"),
     "plain, own order": (lambda: batches(DataLoader, sampler=OwnOrder()), "inexact"),
+    "stateful, torch's own generator": (lambda: drawn(StatefulDataLoader), None),
+    "stateful, one generator": (lambda: batches(StatefulDataLoader, shuffle=True, generator=seeded()), None),
+    "stateful, one generator for torch's": (lambda: drawn(StatefulDataLoader, loader_too=True), None),
+    "stateful, marked": (lambda: batches(StatefulDataLoader, sampler=Marked()), "carrying"),
+    "plain, one generator": (lambda: batches(DataLoader, shuffle=True, generator=seeded()), "replayed"),
+    "plain, torchdata's sampler": (
+        lambda: batches(DataLoader, sampler=TorchdataSampler(DATA, generator=seeded())), "replayed",
+    ),
+    "plain, weighted, own generator": (
+        lambda: batches(DataLoader, sampler=WeightedRandomSampler([1.0] * 12, 12, generator=seeded())), "replayed",
+    ),
+    "plain, marked": (lambda: batches(DataLoader, sampler=Marked()), "carrying"),
     "a list": (lambda: [[1, 2], [3, 4], [5, 6], [7, 8]], "replayed"),
+}  # fmt: skip
+
+
+WORKERS = {
+    "stateful, shuffled": (lambda **more: batches(StatefulDataLoader, shuffle=True, **more), None),
+    "stateful, one generator": (
+        lambda **more: batches(StatefulDataLoader, shuffle=True, generator=seeded(), **more), None,
+    ),
+    "stateful, torch's own generator": (lambda **more: drawn(StatefulDataLoader, **more), None),
+    "plain, in order": (lambda **more: batches(DataLoader, **more), "replayed"),
+    "plain, shuffled": (lambda **more: batches(DataLoader, shuffle=True, **more), "inexact"),
+    "plain, one generator": (lambda **more: batches(DataLoader, shuffle=True, generator=seeded(), **more), "replayed"),
+    "stateful, a stream": (lambda **more: StatefulDataLoader(Stream(), batch_size=3, **more), None),
+    "plain, a stream": (lambda **more: DataLoader(Stream(), batch_size=3, **more), "replayed"),
 }  # fmt: skip
 
 
 def taken(position, random_state=None):
     """Batches until the end, as a session takes them."""
-    found = []
+    found: list[Any] = []
     while position.epoch < EPOCHS:
         for batch in position.epoch_batches(lambda: rng.restore(random_state)):
             found.append(
                 torch.as_tensor(batch[0] if isinstance(batch, list | tuple) else batch).tolist()
             )
-            torch.rand(1)  # as dropout draws
+            found[-1] = (found[-1], torch.rand(1).item())  # as dropout draws
             yield found
+        yield found  # the end of an epoch
 
 
-def stopped_and_continued(make):
-    """All batches of an uninterrupted run, and those of one that was stopped in the middle of its second epoch."""
+def stopped_and_continued(make, taken_of_epoch=TAKEN):
+    """All batches of an uninterrupted run, and those of one that was stopped in its second epoch, or ahead of it.
+
+    Beside each batch stands what the training drew.
+    """
     torch.manual_seed(5)
     *_, whole = taken(DataPosition(make()))
     torch.manual_seed(5)
     first = DataPosition(make())
+    before = []
     for seen in taken(first):
-        if first.epoch == STOP_EPOCH and len(seen) % 4 == TAKEN:
+        if first.epoch == STOP_EPOCH and len(seen) % 4 == taken_of_epoch:
+            before = list(seen)
             break
     state, random_state = copy.deepcopy(first.state()), rng.capture()
-    before = list(seen)
+    assert state["batches"] == taken_of_epoch
     torch.manual_seed(99)  # a new process
     second = DataPosition(make())
     second.load(state)
@@ -120,10 +186,98 @@ def test_what_is_said_is_what_happens(name):
         assert continued == whole
 
 
+@pytest.mark.parametrize("name", [name for name in LOADERS if "own order" not in name])
+def test_at_the_end_of_an_epoch_all_go_on_exactly(name):
+    make, _ = LOADERS[name]
+    whole, continued = stopped_and_continued(make, 0)
+    assert continued == whole
+
+
+@pytest.mark.parametrize("name", [name for name in LOADERS if "own order" in name])
+def test_an_order_that_nobody_can_see_begins_anew_at_the_end_of_an_epoch_and_that_is_said(name):
+    make, _ = LOADERS[name]
+    finding = look_at_loader(make())
+    assert finding is not None
+    assert "at the end of an epoch neither" in finding.sentence
+    whole, continued = stopped_and_continued(make, 0)
+    assert continued != whole
+
+
+@pytest.mark.parametrize("persistent", [False, True], ids=["workers", "persistent workers"])
+@pytest.mark.parametrize("name", WORKERS)
+def test_so_do_loaders_with_workers(name, persistent):
+    make, expected = WORKERS[name]
+
+    def made():
+        return make(num_workers=1, prefetch_factor=1, persistent_workers=persistent)
+
+    finding = look_at_loader(made())
+    assert (finding.level if finding else None) == expected
+    for taken_of_epoch in (0, TAKEN):
+        whole, continued = stopped_and_continued(made, taken_of_epoch)
+        assert (continued == whole) == (expected != "inexact" or not taken_of_epoch)
+
+
+def test_the_one_order_that_persistent_workers_spoil_is_said():
+    def made():
+        return drawn(
+            StatefulDataLoader,
+            loader_too=True,
+            num_workers=1,
+            prefetch_factor=1,
+            persistent_workers=True,
+        )
+
+    finding = look_at_loader(made())
+    assert finding is not None
+    assert finding.level == "inexact"
+    for taken_of_epoch in (0, TAKEN):
+        whole, continued = stopped_and_continued(made, taken_of_epoch)
+        assert (continued == whole) == (not taken_of_epoch)
+
+
+def test_a_second_stop_in_the_same_epoch_is_exact_too():
+    def made():
+        return batches(DataLoader, shuffle=True, generator=seeded())
+
+    torch.manual_seed(5)
+    *_, whole = taken(DataPosition(made()))
+    torch.manual_seed(5)
+    position, random_state, before = DataPosition(made()), None, []
+    for count in (5, 2):  # batches 5 and 7 of 12; the epoch's are 5 to 8
+        for seen in taken(position, random_state):
+            if len(seen) == count:
+                before += seen
+                break
+        state, random_state = copy.deepcopy(position.state()), rng.capture()
+        position = DataPosition(made())
+        position.load(state)
+    *_, after = taken(position, random_state)
+    assert before + after == whole
+
+
+def test_a_version_without_the_generators_still_resumes_and_that_is_said(caplog):
+    for resharded, why in ((False, "by a Pawl that did not"), (True, "another number of workers")):
+        state = {"epoch": 1, "batches": 0, "samples": None, "loader": None}
+        position = DataPosition(batches(StatefulDataLoader, shuffle=True, generator=seeded()))
+        caplog.clear()
+        position.load({**state, "resharded": resharded})
+        assert why in caplog.text
+        assert len(list(position.epoch_batches(lambda: None))) == 4
+
+
+def test_a_generator_of_another_kind_is_refused():
+    loader = batches(DataLoader, shuffle=True, generator=seeded())
+    with pytest.raises(StateMismatchError, match="the loader's random generator"):
+        loader_generators.restore(loader, {"loader": torch.zeros(16, dtype=torch.uint8)})
+
+
 def test_what_has_no_place_to_come_back_to_is_refused_if_saves_in_mid_epoch_are_asked_for():
     for thresholds in (SaveThresholds(every_steps=5), SaveThresholds(every_seconds=60.0)):
         with pytest.raises(InvalidInputError, match="is an iterator, which begins only once"):
             announce_loader(iter([1, 2]), thresholds, rank=0)
+    with pytest.raises(InvalidInputError, match="interval = 'fixed'"):
+        announce_loader(iter([1, 2]), SaveThresholds(every_epochs=1), rank=0, paced=True)
     announce_loader(iter([1, 2]), SaveThresholds(every_epochs=1), rank=0)
 
 

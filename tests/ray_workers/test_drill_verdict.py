@@ -57,6 +57,7 @@ def test_what_fails_and_whose_fault_it_is(notes, store, words, at_fault):
         ({"probes": ()}, {}),
         ({"probes": (7.0, 7.0)}, {"probe": None}),
         ({"steps": 0, "metrics": {}}, {"finished": True}),
+        ({"steps": 0, "metrics": {}, "through": True}, {}),
         ({"steps": 0, "metrics": {"loss": math.nan}}, {"finished": True}),
     ],
 )  # fmt: skip
