@@ -8,6 +8,7 @@ from collections.abc import Callable
 from prefect.logging import get_run_logger
 
 from ray_workers.messages import PawlEvent, ResumePoint
+from ray_workers.store.clock import epoch_seconds
 from ray_workers.trainer import train
 from ray_workers.training_job import TrainingJob
 from tasks.attempt import Attempt
@@ -56,7 +57,7 @@ def run_training(attempt: Attempt, resume: ResumePoint | None) -> None:
         scaling=request.scaling,
         saving=request.saving,
         validation=request.validation,
-        seconds_left=_seconds_left(attempt),
+        time_up_at=_time_up_at(attempt),
         failures_elsewhere=failures_elsewhere(attempt),
     )
     publisher = LineagePublisher(attempt, job.failures_elsewhere)
@@ -68,9 +69,12 @@ def run_training(attempt: Attempt, resume: ResumePoint | None) -> None:
         run_job(request.job_wish, job, attempt.job, tell)
 
 
-def _seconds_left(attempt: Attempt) -> float | None:
+def _time_up_at(attempt: Attempt) -> float | None:
     limit_s = attempt.request.saving.time_limit_seconds
-    return None if limit_s is None else limit_s - running_for_s(attempt.request.identity)
+    if limit_s is None:
+        return None
+    left_s = limit_s - running_for_s(attempt.request.identity)
+    return epoch_seconds() + left_s
 
 
 def _teller(
