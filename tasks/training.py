@@ -19,6 +19,7 @@ from tasks.lineage import LineagePublisher
 from tasks.progress import ProgressBar
 from tasks.run_identity import running_for_s
 from tasks.stacks_page import publish_stacks
+from tasks.telling import Telling
 
 __all__ = ["run_training"]
 
@@ -62,11 +63,16 @@ def run_training(attempt: Attempt, resume: ResumePoint | None) -> None:
     )
     publisher = LineagePublisher(attempt, job.failures_elsewhere)
     publisher.publish()
-    tell = _teller(attempt, publisher, ProgressBar(attempt))
-    if request.job_wish is None:
-        train(job, on_event=tell)
-    else:
-        run_job(request.job_wish, job, attempt.job, tell)
+    # Apart: what automations hang on must not wait behind a page that is slow to write.
+    with (
+        Telling(_sender(attempt)) as sending,
+        Telling(_shower(attempt, publisher, ProgressBar(attempt))) as showing,
+    ):
+        tell = _teller(sending.put, showing.put)
+        if request.job_wish is None:
+            train(job, on_event=tell)
+        else:
+            run_job(request.job_wish, job, attempt.job, tell)
 
 
 def _time_up_at(attempt: Attempt) -> float | None:
@@ -77,9 +83,8 @@ def _time_up_at(attempt: Attempt) -> float | None:
     return epoch_seconds() + left_s
 
 
-def _teller(
-    attempt: Attempt, publisher: LineagePublisher, bar: ProgressBar
-) -> Callable[[PawlEvent], None]:
+def _teller(*elsewhere: Callable[[PawlEvent], None]) -> Callable[[PawlEvent], None]:
+    """Logs an event, which waits for nobody, and has it told where Prefect's server may be waited for."""
     # Taken here, in the flow's context: the events come from another thread.
     logger = get_run_logger()
 
@@ -90,12 +95,26 @@ def _teller(
             else logging.INFO
         )
         logger.log(int(event.details.get("level", level)), event.message)
+        if event.kind != "log":
+            for put in elsewhere:
+                put(event)
+
+    return tell
+
+
+def _sender(attempt: Attempt) -> Callable[[PawlEvent], None]:
+    return lambda event: tell_prefect(event, attempt.request.run, attempt.request.identity)
+
+
+def _shower(
+    attempt: Attempt, publisher: LineagePublisher, bar: ProgressBar
+) -> Callable[[PawlEvent], None]:
+    def show(event: PawlEvent) -> None:
         if event.kind == "hung":
             publish_stacks(attempt.request.run, event)
-        tell_prefect(event, attempt.request.run, attempt.request.identity)
         if event.kind in ("committed", "verdict"):
             bar.show(event)
         if event.kind in ("committed", "verdict", "actor_restarted", "resized"):
             publisher.publish_soon()
 
-    return tell
+    return show
