@@ -7,6 +7,7 @@ driver starts the next incarnation with a fence of its own.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 import ray
 
@@ -19,15 +20,28 @@ from ray_workers.store.attempts import this_process
 from ray_workers.store.opening import StorageTarget
 from ray_workers.version_assembly import AttemptIdentity
 
-__all__ = ["CheckpointActor", "actor_name"]
+__all__ = ["CheckpointActor", "actor_name", "newest_name"]
 
 _CALLS_AT_ONCE = 100_000
 """Each rank's report waits here for those of all others, and the driver's calls must come in beside them. Ray's own
 bound, 1,000, would keep a version of more ranks from ever being complete."""
 
 
-def actor_name(run_id: str, fence: int) -> str:
-    return f"pawl-checkpoint-{run_id[:16]}-{fence}"
+def actor_name(run_id: str, attempt: int, fence: int) -> str:
+    """Args: the fence that its attempt began with, and its own."""
+    return f"{_attempt_names(run_id, attempt)}{fence}"
+
+
+def newest_name(run_id: str, attempt: int, names: Iterable[str]) -> str | None:
+    """Which of these names is the checkpoint actor's that commits for this attempt now; None: none of them."""
+    prefix = _attempt_names(run_id, attempt)
+    fences = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    newest = max((int(fence) for fence in fences if fence.isdecimal()), default=None)
+    return None if newest is None else actor_name(run_id, attempt, newest)
+
+
+def _attempt_names(run_id: str, attempt: int) -> str:
+    return f"pawl-checkpoint-{run_id[:16]}-{attempt}-"
 
 
 @ray.remote(  # type: ignore[call-overload] # Ray's stubs lack max_concurrency

@@ -14,7 +14,9 @@ from ray_workers.store.errors import StoreUnavailableError
 __all__ = ["Coordination", "Coordinator"]
 
 _PATIENCE_S = 60.0
-"""How long a restarted agent, or a message for a dead coordinator, waits until the driver names the next one."""
+"""How long a save waits until the driver names the next coordinator. Training may stand still for it."""
+_MESSAGE_PATIENCES = 15
+"""A message waits so much longer: nobody stands still for it, and what it says is owed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,7 @@ class Coordination:
     """What one agent knows; shared by its threads.
 
     Args:
-        patience_s: seconds to wait for a coordinator that is not there yet.
+        patience_s: seconds that a save waits for a coordinator that is not there yet; a message waits fifteen times that.
     """
 
     def __init__(self, patience_s: float = _PATIENCE_S) -> None:
@@ -53,7 +55,7 @@ class Coordination:
         Raises:
             StoreUnavailableError: none is named within the patience.
         """
-        found = self._living()
+        found = self._living(self._patience_s)
         if found is None:
             raise StoreUnavailableError("The node agent was not told who coordinates this attempt.")
         return found
@@ -81,15 +83,16 @@ class Coordination:
         Returns:
             False when nobody heard it within the patience.
         """
-        while (found := self._living()) is not None:
+        patience_s = _MESSAGE_PATIENCES * self._patience_s
+        while (found := self._living(patience_s)) is not None:
             if hears(found):
                 return True
             self.bury(found)
         return False
 
-    def _living(self) -> Coordinator | None:
+    def _living(self, patience_s: float) -> Coordinator | None:
         def known() -> bool:
             return self._attached is not None and self._attached.fence > self._dead_fence
 
         with self._changed:
-            return self._attached if self._changed.wait_for(known, self._patience_s) else None
+            return self._attached if self._changed.wait_for(known, patience_s) else None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import ray
 from ray.exceptions import RayError
 
+from ray_workers.agent_link import AgentLink
 from ray_workers.heart import Heart
 from ray_workers.stacks import all_stacks
 
@@ -22,10 +22,10 @@ _ANSWER_S = 10.0
 class Heartbeat:
     """Use as a context manager around the training loop; `told`: whether anybody wants to hear it."""
 
-    def __init__(self, heart: Heart, agent: Any, rank: int, *, told: bool) -> None:
+    def __init__(self, heart: Heart, link: AgentLink, rank: int, *, told: bool) -> None:
         self._told = told
         self._heart = heart
-        self._agent = agent
+        self._link = link
         self._rank = rank
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pawl-heartbeat", daemon=True)
@@ -45,11 +45,13 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._over.wait(BEAT_S):
-            with contextlib.suppress(
-                RayError
-            ):  # the agent is being restarted; the next one will arrive
+            agent = self._link.actor
+            try:
                 wanted = ray.get(
-                    self._agent.beat.remote(self._heart.pulse(self._rank)), timeout=_ANSWER_S
+                    agent.beat.remote(self._heart.pulse(self._rank)), timeout=_ANSWER_S
                 )
-                if wanted:
-                    self._agent.put_stacks.remote(self._rank, all_stacks())
+            except RayError as error:
+                self._link.failed(error)
+                continue  # the agent is being restarted; the next beat will arrive
+            if wanted:
+                agent.put_stacks.remote(self._rank, all_stacks())

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 
+from ray_workers.actor_errors import is_gone
 from ray_workers.checkpoint_actor import CheckpointActor, actor_name
 from ray_workers.messages import PawlEvent
 from ray_workers.store.attempts import resumed_from, start_incarnation
@@ -22,7 +23,8 @@ from ray_workers.version_assembly import AttemptIdentity
 
 __all__ = ["Incarnations"]
 
-_LOG_PATIENCE_S = 120.0
+_LOG_PATIENCE_S = 15.0
+"""The supervisor's other duties wait meanwhile; at its next look around the store is asked again."""
 _FENCE_CHECK_S = 5.0
 
 
@@ -44,6 +46,9 @@ class Incarnations:
             target.open().store, attempt.run, by=attempt.by, patience_s=_LOG_PATIENCE_S
         )
         self._count = incarnation
+        self._began_with = attempt.fence
+        self._dead = False
+        """The actor is, and has no successor yet. Until then the open fence may be the successor's, unknown to us."""
         self._fence_checked = time.monotonic()
         self.attempt = attempt
         """With the fence that commits now; a restarted actor has another than the attempt began with."""
@@ -55,13 +60,17 @@ class Incarnations:
 
     def start(self) -> None:
         self.actor = CheckpointActor.options(  # type: ignore[attr-defined]
-            name=actor_name(self.attempt.run_id, self.attempt.fence)
+            name=actor_name(self.attempt.run_id, self._began_with, self.attempt.fence)
         ).remote(self._target, self.attempt, self._failure_budget)
 
     def drain(self, timeout_s: float, *, replace_dead: bool) -> Sequence[PawlEvent]:
         """What happened at the actor since the last call; nothing from one that is busy, dead or replaced just now.
 
         An answer that is late comes with a later call.
+
+        Raises:
+            RayError: it could not answer, and lives.
+            PawlError: it is dead, and the store does not let its successor begin; the next call tries again.
         """
         if self._asked is None:
             self._asked = self.actor.drain_events.remote()
@@ -69,13 +78,13 @@ class Incarnations:
             events, stop = ray.get(self._asked, timeout=timeout_s)
         except GetTimeoutError:
             return ()
-        except ActorUnavailableError:
+        except RayError as error:
             self._asked = None
-            return ()
-        except RayActorError as error:
-            self._asked = None
-            if replace_dead and self.stop is None:
-                self._replace(error)
+            if is_gone(error):
+                if replace_dead and self.stop is None:
+                    self._replace(error)
+            elif not isinstance(error, ActorUnavailableError):
+                raise
             return ()
         self._asked = None
         self.stop = self.stop or stop
@@ -86,12 +95,14 @@ class Incarnations:
         """Let a version whose shards are on their way become one, within so many seconds."""
         try:
             ray.get(self.actor.settle.remote(timeout_s), timeout=timeout_s + 5)
-        except (RayActorError, GetTimeoutError):
+        except RayError:
             return
 
     def check_fence(self) -> None:
         """Look now and then whether the run is still ours: a training that saves rarely should still learn soon."""
-        if self.stop is not None or time.monotonic() - self._fence_checked < _FENCE_CHECK_S:
+        if self.stop is not None or self._dead:
+            return
+        if time.monotonic() - self._fence_checked < _FENCE_CHECK_S:
             return
         self._fence_checked = time.monotonic()
         state = self._log.refresh()
@@ -112,15 +123,19 @@ class Incarnations:
             ray.kill(self.actor)
 
     def _replace(self, error: Exception) -> None:
-        """The next incarnation takes its own fence first: from then on its dead predecessor can commit nothing."""
-        self._count += 1
-        own = self.attempt
+        """The next incarnation takes its own fence first: from then on its dead predecessor can commit nothing.
+
+        While the store does not say whether it has that fence, it is asked for again, with the same number.
+        """
+        self._dead = True
+        own, count = self.attempt, self._count + 1
         try:
-            fence = start_incarnation(self._log, own.fence, self._count)
+            fence = start_incarnation(self._log, own.fence, count)
         except ConflictError as conflict:
             self.stop = "fence_lost"
             self._tell("fence_lost", conflict.message, **conflict.details)
             return
+        self._count, self._dead = count, False
         newest = self._log.state.attempts.get(own.fence)
         parent = resumed_from(self._log.state, own.fence) or own.parent
         if newest is not None and newest.last_commit is not None:

@@ -22,8 +22,8 @@ _DRAIN_RESERVE_S = 3.0
 class TimeLimit:
     limit_s: float
     """As the user gave it."""
-    left_s: float
-    """What was left of it when the watch began."""
+    until: float
+    """When it is over, on the watch's clock."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,14 +34,13 @@ class InterruptionWatch:
     place: Callable[[str], str | None]
     """Of a node, its name and the ranks that train on it; None: none does."""
     clock: Callable[[], float] = time.monotonic
-    _began: float = 0.0
     _looked: float = 0.0
     _persist_s: float | None = None
     _step_s: float | None = None
     _last: tuple[int, float] | None = None
 
     def __post_init__(self) -> None:
-        self._began = self._looked = self.clock()
+        self._looked = self.clock()
 
     def committed(self, event: PawlEvent) -> None:
         """Learn how long a save takes, and a step, at the most."""
@@ -65,7 +64,7 @@ class InterruptionWatch:
         if self.limit is None:
             return None
         rule = LastSave()
-        left = self.limit.left_s - (self.clock() - self._began)
+        left = self.limit.until - self.clock()
         lead = rule.lead_s(
             limit_s=self.limit.limit_s, persist_s=self._persist_s, step_s=self._step_s
         )

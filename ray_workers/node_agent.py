@@ -1,39 +1,35 @@
-"""The node agent: one actor on every training node that moves staged bytes to the store. A shell over `Uploader`.
+"""The node agent: one actor on every training node that moves staged bytes to the store. A shell over `AgentSaves`.
 
 It makes the staging files, so that they outlive a worker; it maps a file only while it uploads, so that a restarted
-agent takes up where its predecessor died. Ray restarts it in place; the driver tells it who coordinates.
+agent takes up where its predecessor died. Ray restarts it in place; the driver tells it who coordinates, and starts it
+anew where Ray gave it up.
 """
 
 from __future__ import annotations
 
-import functools
 import socket
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 
+from ray_workers.agent_saves import AgentSaves
 from ray_workers.coordination import Coordination, Coordinator
 from ray_workers.log_collecting import LineBox
-from ray_workers.messages import LogLine, ShardReport, StagedShard, StopRequest, VersionOutcome
+from ray_workers.messages import LogLine, StagedShard, StopRequest, VersionOutcome
 from ray_workers.metrics import RunMetrics
-from ray_workers.pipeline import store_and_report
 from ray_workers.policies.hang import RankPulse
 from ray_workers.pulse_board import PulseBoard
 from ray_workers.rank_signs import BesideRanks
 from ray_workers.ray_metrics import RayInstruments
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.clock import epoch_seconds
+from ray_workers.store.late_store import LateStore
 from ray_workers.store.opening import StorageTarget
 from ray_workers.uploader import Uploader, lower_priority
 
 __all__ = ["AgentConfig", "NodeAgent", "agent_name"]
 
-
-_ACTOR_DIED = "the checkpoint actor died before this version was committed"
 
 _WAITING = 256
 """Saves that are open at once: each waits here until all ranks have stored theirs, so one that finds no place would keep all
@@ -65,14 +61,19 @@ class AgentConfig:
 class NodeAgent:
     def __init__(self, config: AgentConfig) -> None:
         lower_priority()  # before the store's client starts threads of its own
-        root = config.target.open()
         self._staging = config.staging
         self._coordination = Coordination()
-        self._uploader = Uploader(root.store, config.run, tries=config.upload_tries)
+        # Not opened here: a store is away now and then, and Ray never restarts an actor that could not begin.
+        store = LateStore(config.target)
+        self._uploader = Uploader(store, config.run, tries=config.upload_tries)
         self._staging.remove_abandoned(_ABANDONED_S, epoch_seconds())
         self._lines = LineBox()
-        self._metrics = RunMetrics(RayInstruments(), config.run)
-        self._node = socket.gethostname()
+        self._saves = AgentSaves(
+            self._uploader,
+            self._coordination,
+            RunMetrics(RayInstruments(), config.run),
+            socket.gethostname(),
+        )
         self._beside = BesideRanks()
         self._pulses = PulseBoard()
 
@@ -156,44 +157,10 @@ class NodeAgent:
     @ray.method(concurrency_group="control")
     def decline(self, step: int, reason: str) -> None:
         """This node has no shard of `step`. Returns at once."""
-        self._say(lambda actor: actor.give_up.remote(step, reason))
+        self._saves.decline(step, reason)
 
     @ray.method(concurrency_group="io")
     def save(self, staged: StagedShard) -> VersionOutcome:
         """Store a staged shard and answer with what became of its version. The buffer is free when this answers."""
         lower_priority()
-        link = self._coordination.current()
-        self._metrics.staged(staged.bytes, self._node)
-
-        def report(done: ShardReport) -> VersionOutcome:
-            self._metrics.uploaded(done)
-            answer: VersionOutcome = ray.get(link.actor.gather.remote(done))
-            return answer
-
-        def give_up(step: int, reason: str) -> VersionOutcome:
-            self._metrics.upload_failed()
-            answer: VersionOutcome = ray.get(link.actor.give_up.remote(step, reason))
-            return answer
-
-        try:
-            outcome = store_and_report(self._uploader, staged, link.fence, report, give_up)
-        except RayActorError:
-            outcome, step, rank = None, staged.progress.step, staged.rank
-            self._coordination.bury(link)
-            self._say(lambda actor: actor.lose.remote(step, rank, _ACTOR_DIED))
-        finally:
-            self._metrics.answered(self._node)
-        return outcome or VersionOutcome(step=staged.progress.step, number=None, reason=_ACTOR_DIED)
-
-    def _say(self, send: Callable[[Any], Any]) -> None:
-        """Have `send` bring a message to the checkpoint actor, or to its successor. Returns at once."""
-
-        def hears(coordinator: Coordinator) -> bool:
-            try:
-                ray.get(send(coordinator.actor))
-            except RayActorError:
-                return False
-            return True
-
-        tell = functools.partial(self._coordination.tell, hears)
-        threading.Thread(target=tell, name="pawl-say", daemon=True).start()
+        return self._saves.save(staged)

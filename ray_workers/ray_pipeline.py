@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.util import list_named_actors
 
+from ray_workers.actor_errors import in_short, is_gone
+from ray_workers.agent_link import AgentLink
+from ray_workers.checkpoint_actor import newest_name
 from ray_workers.messages import StagedShard, StopRequest, VersionOutcome
+from ray_workers.ray_cluster import NAMESPACE
 
-__all__ = ["RayPipeline"]
+__all__ = ["RayPipeline", "coordinator_finder"]
 
 _RESUBMITS = 60
 _RESUBMIT_PAUSE_S = 1.0
@@ -20,10 +26,30 @@ _STOP_TIMEOUT_S = 10.0
 _ALLOCATE_TIMEOUT_S = 60.0
 
 
+def coordinator_finder(run_id: str, attempt: int) -> Callable[[], Any | None]:
+    """Finds the checkpoint actor of the attempt that began with fence `attempt`; None: there is none, or Ray cannot say."""
+
+    def find() -> Any | None:
+        try:
+            known = list_named_actors(all_namespaces=True)
+            ours = [one["name"] for one in known if one["namespace"] == NAMESPACE]
+            name = newest_name(run_id, attempt, ours)
+            return None if name is None else ray.get_actor(name, namespace=NAMESPACE)
+        except (RayError, ValueError):
+            return None
+
+    return find
+
+
 class RayPipeline:
-    def __init__(self, agent: Any, rank: int) -> None:
-        self._agent = agent
+    """Args: the agent, this worker's rank, and what finds the coordinator, whom only a save that no agent answers is told to."""
+
+    def __init__(
+        self, link: AgentLink, rank: int, find_coordinator: Callable[[], Any | None]
+    ) -> None:
+        self._link = link
         self._rank = rank
+        self._find_coordinator = find_coordinator
         self._listener: _StopListener | None = None
 
     def allocate(self, rank: int, *, count: int, size: int) -> list[str]:
@@ -31,37 +57,41 @@ class RayPipeline:
         while True:
             try:
                 paths: list[str] = ray.get(
-                    self._agent.allocate.remote(rank, count, size), timeout=_ALLOCATE_TIMEOUT_S
+                    self._link.actor.allocate.remote(rank, count, size),
+                    timeout=_ALLOCATE_TIMEOUT_S,
                 )
-            except RayActorError:
+            except (RayTaskError, GetTimeoutError):
+                raise
+            except RayError as error:
                 if time.monotonic() > deadline:
                     raise
+                self._link.failed(error)
                 time.sleep(_RESUBMIT_PAUSE_S)  # it is being restarted
             else:
                 return paths
 
     def submit(self, staged: StagedShard) -> _AgentPending:
-        return _AgentPending(self._agent, staged)
+        return _AgentPending(self._link, staged, self._find_coordinator)
 
     def decline(self, step: int, rank: int, reason: str) -> None:
-        self._agent.decline.remote(step, f"rank {rank}: {reason}")
+        self._link.actor.decline.remote(step, f"rank {rank}: {reason}")
 
     def stop_request(self) -> StopRequest | None:
         if self._listener is None:  # rank 0 alone asks
-            self._listener = _StopListener(self._agent)
+            self._listener = _StopListener(self._link)
         return self._listener.heard()
 
     def close(self) -> None:
         if self._listener is not None:
             self._listener.close()
-        self._agent.release.remote(self._rank)
+        self._link.actor.release.remote(self._rank)
 
 
 class _StopListener:
     """Asks the agent again and again, on a thread of its own: with slow steps an answer must be there when one ends."""
 
-    def __init__(self, agent: Any) -> None:
-        self._agent = agent
+    def __init__(self, link: AgentLink) -> None:
+        self._link = link
         self._request: StopRequest | None = None
         self._heard_at = 0.0
         self._closed = threading.Event()
@@ -77,8 +107,9 @@ class _StopListener:
     def _listen(self) -> None:
         while not self._closed.wait(_STOP_POLL_S):
             try:
-                request = ray.get(self._agent.stop_request.remote(), timeout=_STOP_TIMEOUT_S)
-            except RayError:
+                request = ray.get(self._link.actor.stop_request.remote(), timeout=_STOP_TIMEOUT_S)
+            except RayError as error:
+                self._link.failed(error)
                 continue  # the agent is busy or being restarted; the next answer will tell
             if request is not None:
                 self._heard_at = time.monotonic()
@@ -86,14 +117,22 @@ class _StopListener:
 
 
 class _AgentPending:
-    """A save at the node agent. The buffer still holds the bytes, so a restarted agent is simply asked again."""
+    """A save at the node agent. The buffer still holds the bytes, so a restarted agent is simply asked again.
 
-    def __init__(self, agent: Any, staged: StagedShard) -> None:
-        self._agent = agent
+    When none comes back, or it fails, the coordinator is asked to give the version up: the failure budget is kept there.
+    """
+
+    def __init__(
+        self, link: AgentLink, staged: StagedShard, find_coordinator: Callable[[], Any | None]
+    ) -> None:
+        self._link = link
         self._staged = staged
+        self._find_coordinator = find_coordinator
         self._tries = 0
         self._not_before = 0.0
-        self._ref: Any | None = agent.save.remote(staged)
+        self._given_up: str | None = None
+        """Why; from then on the answer is the coordinator's."""
+        self._ref: Any | None = link.actor.save.remote(staged)
 
     def poll(self) -> VersionOutcome | None:
         return self.wait(0)
@@ -112,14 +151,22 @@ class _AgentPending:
                 answer: VersionOutcome = ray.get(ref, timeout=left)
             except GetTimeoutError:
                 return None
-            except RayActorError as error:
-                if not self._ask_again():
-                    reason = f"the node agent does not come back: {error}"
-                    return VersionOutcome(
-                        step=self._staged.progress.step, number=None, reason=reason
-                    )
+            except RayError as error:
+                outcome = self._failed(error)
+                if outcome is not None:
+                    return outcome
             else:
                 return answer
+
+    def _failed(self, error: RayError) -> VersionOutcome | None:
+        """Ask again later, or have the version given up. An outcome: of that nobody can be told either."""
+        if self._given_up is None and not isinstance(error, RayTaskError) and self._ask_again():
+            self._link.failed(error)
+            return None
+        if self._given_up is None and self._give_up(error):
+            return None
+        step = self._staged.progress.step
+        return VersionOutcome(step=step, number=None, reason=self._given_up)
 
     def _ask_again(self) -> bool:
         """Ask later: a restarting agent refuses calls at once. False when it has been given time enough."""
@@ -127,7 +174,19 @@ class _AgentPending:
         self._ref, self._not_before = None, time.monotonic() + _RESUBMIT_PAUSE_S
         return self._tries <= _RESUBMITS
 
+    def _give_up(self, error: RayError) -> bool:
+        """Whether there is a coordinator to hear of it. It answers with what the version became if it has one already."""
+        what = "does not come back" if is_gone(error) else "does not answer"
+        if isinstance(error, RayTaskError):
+            what = "failed"
+        self._given_up = f"rank {self._staged.rank}: the node agent {what}: {in_short(error)}"
+        coordinator = self._find_coordinator()
+        if coordinator is None:
+            return False
+        self._ref = coordinator.give_up.remote(self._staged.progress.step, self._given_up)
+        return True
+
     def _resubmitted(self) -> Any | None:
         if time.monotonic() >= self._not_before:
-            self._ref = self._agent.save.remote(self._staged)
+            self._ref = self._link.actor.save.remote(self._staged)
         return self._ref

@@ -35,6 +35,8 @@ def train_elastically(
     job: TrainingJob,
     train_group: Callable[[TrainingJob, WorkerRange], None],
     on_event: Callable[[PawlEvent], None],
+    *,
+    until: float | None = None,
 ) -> None:
     """Train to the end, with as many workers as there is room for.
 
@@ -42,6 +44,7 @@ def train_elastically(
         job: with the range; its fence is taken and its resume point chosen.
         train_group: trains a job of a fixed number of workers; ends early when there is room for more of the range.
         on_event: as for `trainer.train`.
+        until: when the time limit is over, on the monotonic clock; None: there is none.
 
     Raises:
         As `train_group`, when training cannot go on by itself, and FenceLostError: a newer attempt took over meanwhile.
@@ -49,10 +52,9 @@ def train_elastically(
     limits = WorkerRange(
         least=job.scaling.workers, most=job.scaling.max_workers or job.scaling.workers
     )
-    began, given_s = time.monotonic(), _seconds_given(job)
     before, ended, fruitless = 0, 0, 0
     while True:
-        left_s = None if given_s is None else given_s - (time.monotonic() - began)
+        left_s = None if until is None else until - time.monotonic()
         worker = job.scaling.resources_per_worker
         workers = wait_for_room(worker, limits, left_s=left_s, on_event=on_event)
         if ended:
@@ -60,7 +62,7 @@ def train_elastically(
             job = _next_group(job, ended, on_event)
             fruitless = 0 if _step(job) > at else fruitless + 1
             on_event(_goes_on(job, before, workers))
-        group = replace(job, scaling=job.scaling.fixed_at(workers), seconds_left=left_s)
+        group = replace(job, scaling=job.scaling.fixed_at(workers))
         try:
             train_group(group, limits)
         except PawlError as error:
@@ -121,10 +123,6 @@ def _next_group(job: TrainingJob, ended: int, on_event: Callable[[PawlEvent], No
         tell=tell,
     )
     return replace(job, fence=fence, incarnation=incarnation, resume=choice.point)
-
-
-def _seconds_given(job: TrainingJob) -> float | None:
-    return job.saving.time_limit_seconds if job.seconds_left is None else job.seconds_left
 
 
 def _step(job: TrainingJob) -> int:

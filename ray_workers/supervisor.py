@@ -8,12 +8,14 @@ on what asks for the end.
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
+from ray_workers.actor_errors import in_short
 from ray_workers.coordination import Coordinator
 from ray_workers.hang_watch import HangWatch, Hung
 from ray_workers.incarnations import Incarnations
@@ -35,12 +37,15 @@ from ray_workers.version_assembly import AttemptIdentity
 
 __all__ = ["Supervision", "Supervisor"]
 
+_log = logging.getLogger(__name__)
 _POLL_S = 0.5
 _ANSWER_S = 1.0
 """So long a look around waits for the checkpoint actor: what asks for the end must be noticed while that stands still."""
 _CALL_TIMEOUT_S = 30.0
 _INTERRUPTED_TIMEOUT_S = 2.0
 """The same for an attempt that must end within a grace period."""
+_TELL_AGAIN_S = 60.0
+"""A problem that stays is met twice a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +91,8 @@ class Supervisor:
         self._log_lines = LogCollector(task.on_event)
         self._interruption: StopRequest | None = None
         self._interrupted_at = 0.0
+        self._problems: dict[tuple[str, str], float] = {}
+        """What was told of, by duty and type, and when."""
         self._done = threading.Event()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -147,8 +154,8 @@ class Supervisor:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(self._patience_s)
-        self._drain(self._patience_s)
-        self._log_lines.finish(self._agents.by_node, self._patience_s)
+        self._guarded(self._drain, self._patience_s)
+        self._guarded(self._log_lines.finish, self._agents.by_node, self._patience_s)
         # What failed will be tried again, and comes back from this memory; what was ended by a person will not.
         failed = kind is not None and issubclass(kind, Exception) and self.interruption is None
         self._growth.close()
@@ -179,21 +186,35 @@ class Supervisor:
             asked = self._interruption
             if asked is not None and asked is not told:
                 told = asked
-                self._tell_interruption(asked)
-            try:
-                self._look_around()
-            except PawlError as error:
-                text = f"The supervisor met a problem and goes on: {error.message}"
-                self._tell("supervisor", text)
+                self._guarded(self._tell_interruption, asked)
+            self._look_around()
 
     def _look_around(self) -> None:
-        self._drain(_ANSWER_S)
-        self._watch_agents()
-        self._watch_for_interruptions()
-        self._watch_for_hung_ranks()
-        self._log_lines.collect(self._agents.by_node)
-        self._coordinating.check_fence()
-        self._validation.drive()
+        self._guarded(self._drain, _ANSWER_S)
+        self._guarded(self._watch_agents)
+        self._guarded(self._watch_for_interruptions)
+        self._guarded(self._watch_for_hung_ranks)
+        self._guarded(self._log_lines.collect, self._agents.by_node)
+        self._guarded(self._coordinating.check_fence)
+        self._guarded(self._validation.drive)
+
+    def _guarded(self, duty: Callable[..., None], *arguments: Any) -> None:
+        """One duty that fails keeps no other from its turn: without this thread no attempt ends in order."""
+        try:
+            duty(*arguments)
+        except Exception as error:  # noqa: BLE001 - the outermost frame of each duty; Ray, torch and people's code raise all types
+            self._met(duty.__qualname__, error)
+
+    def _met(self, duty: str, error: Exception) -> None:
+        now, what = time.monotonic(), (duty, type(error).__name__)
+        if now - self._problems.get(what, float("-inf")) < _TELL_AGAIN_S:
+            return
+        self._problems[what] = now
+        text = error.message if isinstance(error, PawlError) else in_short(error)
+        try:
+            self._tell("supervisor", f"The supervisor met a problem and goes on: {text}")
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("What the supervisor met could not be told")
 
     def _drain(self, patience_s: float) -> None:
         events = self._coordinating.drain(patience_s, replace_dead=not self._done.is_set())

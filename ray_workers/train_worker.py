@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import ray
 import ray.train
 
+from ray_workers.agent_link import AgentLink
 from ray_workers.context import TrainingContext, set_context
 from ray_workers.entrypoints import load_entrypoint
 from ray_workers.heart import Heart
@@ -22,7 +24,7 @@ from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.rank_logs import RankLogs
 from ray_workers.ray_cluster import NAMESPACE
-from ray_workers.ray_pipeline import RayPipeline
+from ray_workers.ray_pipeline import RayPipeline, coordinator_finder
 from ray_workers.ray_reporting import RayAnnouncer
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.opening import StorageTarget
@@ -60,8 +62,9 @@ def run_worker(job: WorkerJob) -> None:
     here = ray.train.get_context()
     rank, world_size = here.get_world_rank(), here.get_world_size()
     node_id = ray.get_runtime_context().get_node_id()
-    agent: Any = ray.get_actor(agent_name(job.run_id, job.fence, node_id), namespace=NAMESPACE)
-    agent.arrive.remote(rank, os.getpid())
+    name = agent_name(job.run_id, job.fence, node_id)
+    link = AgentLink(functools.partial(ray.get_actor, name, namespace=NAMESPACE))
+    link.actor.arrive.remote(rank, os.getpid())
     heart = Heart()
     context = TrainingContext(
         storage=job.target,
@@ -83,20 +86,20 @@ def run_worker(job: WorkerJob) -> None:
         launched_at=job.launched_at,
         started_as=job.started_as,
         heart=heart,
-        pipeline=RayPipeline(agent, rank),
+        pipeline=RayPipeline(link, rank, coordinator_finder(job.run_id, job.fence)),
         announcer=RayAnnouncer(job.target.url, job.run, rank),
     )
     set_context(context)
 
     def send(lines: list[LogLine]) -> None:
-        agent.put_lines.remote(lines)
+        link.actor.put_lines.remote(lines)
 
     try:
         with (
-            Heartbeat(heart, agent, rank, told=job.watched),
+            Heartbeat(heart, link, rank, told=job.watched),
             RankLogs(rank, send, per_second=job.log_lines_per_second),
         ):
             load_entrypoint(job.entrypoint)(dict(job.config))
     finally:
-        agent.leave.remote(rank)
+        link.actor.leave.remote(rank)
         set_context(None)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train import TrainingFailedError as RayTrainingFailedError
 from ray.train.torch import TorchTrainer
@@ -33,7 +33,7 @@ from ray_workers.ray_cluster import ray_cluster
 from ray_workers.resizing import train_elastically
 from ray_workers.room import GrowthPlan
 from ray_workers.staging_files import StagingFolder
-from ray_workers.store.clock import utc_now
+from ray_workers.store.clock import epoch_seconds, utc_now
 from ray_workers.store.errors import PawlError
 from ray_workers.store.manifest import VersionRef
 from ray_workers.supervisor import Supervision, Supervisor
@@ -41,7 +41,7 @@ from ray_workers.train_worker import WorkerJob, run_worker
 from ray_workers.training_job import TrainingJob
 from ray_workers.version_assembly import AttemptIdentity
 
-__all__ = ["train"]
+__all__ = ["time_up_at", "train"]
 
 _SETTLE_S = 20.0
 _POLL_S = 0.5
@@ -67,6 +67,7 @@ def train(job: TrainingJob, *, on_event: Callable[[PawlEvent], None]) -> None:
         StateMismatchError, InvalidInputError, DamageError …: what a worker raised, if it is one of ours.
         TrainingFailedError: the loop raised, or a worker died.
     """
+    until = time_up_at(job)  # before Ray's start, which counts
     if job.scaling.ray_address is not None:
         job = replace(job, target=job.target.for_other_machines())
     clock = EndingClock()
@@ -76,10 +77,10 @@ def train(job: TrainingJob, *, on_event: Callable[[PawlEvent], None]) -> None:
             ray_cluster(job.scaling, job.code_dir),
         ):
             if job.scaling.max_workers is None:
-                _train_group(job, None, on_event=on_event, clock=clock)
+                _train_group(job, None, on_event=on_event, clock=clock, until=until)
             else:
-                group = functools.partial(_train_group, on_event=on_event, clock=clock)
-                train_elastically(job, group, on_event)
+                group = functools.partial(_train_group, on_event=on_event, clock=clock, until=until)
+                train_elastically(job, group, on_event, until=until)
     finally:
         ended = clock.event()
         if ended is not None:
@@ -92,12 +93,13 @@ def _train_group(
     *,
     on_event: Callable[[PawlEvent], None],
     clock: EndingClock,
+    until: float | None,
 ) -> None:
     """Train with a fixed number of workers; of a range `limits`, until there is room for more."""
     clock.forget()
     with (
         clock.after("actors"),
-        Supervisor(_supervision(job, limits, on_event)) as supervisor,
+        Supervisor(_supervision(job, limits, on_event, until)) as supervisor,
         tempfile.TemporaryDirectory(prefix="pawl-ray-") as scratch,
         _timed(clock, supervisor),
     ):
@@ -136,7 +138,7 @@ def _fit(job: TrainingJob, fitting: Fitting, supervisor: Supervisor) -> None:
             hung = supervisor.hung
             if hung is not None and time.monotonic() - hung.at > _HUNG_GRACE_S:
                 raise hung_error(job, hung)  # Ray could not even end it
-    except (RayTrainingFailedError, RayActorError) as error:
+    except (RayTrainingFailedError, RayActorError, OutOfMemoryError) as error:
         noticed_s, at = supervisor.places.gone_for_s(), time.monotonic()
         if supervisor.interruption is None:
             supervisor.settle(_SETTLE_S)
@@ -163,7 +165,10 @@ def _wait_for_the_end(fitting: Fitting, supervisor: Supervisor) -> None:
 
 
 def _supervision(
-    job: TrainingJob, limits: WorkerRange | None, on_event: Callable[[PawlEvent], None]
+    job: TrainingJob,
+    limits: WorkerRange | None,
+    on_event: Callable[[PawlEvent], None],
+    until: float | None,
 ) -> Supervision:
     point = job.resume
     parent = (
@@ -196,7 +201,7 @@ def _supervision(
         validation_timeout_s=job.validation.timeout_seconds,
         hot_restore=job.saving.hot_restore,
         on_event=on_event,
-        limit=_time_limit(job),
+        limit=_time_limit(job, until),
         hang_rule=_hang_rule(job),
         growth=_growth(job, limits),
         incarnation=job.incarnation,
@@ -216,12 +221,18 @@ def _interval(job: TrainingJob) -> IntervalPlan | None:
     return plan_interval(history, job.saving, job.scaling.workers, job.failures_elsewhere)
 
 
-def _time_limit(job: TrainingJob) -> TimeLimit | None:
+def time_up_at(job: TrainingJob) -> float | None:
+    """When the time limit is over, on this process's monotonic clock; None: there is none."""
     limit_s = job.saving.time_limit_seconds
     if limit_s is None:
         return None
-    left_s = limit_s if job.seconds_left is None else job.seconds_left
-    return TimeLimit(limit_s=limit_s, left_s=left_s)
+    left_s = limit_s if job.time_up_at is None else job.time_up_at - epoch_seconds()
+    return time.monotonic() + left_s
+
+
+def _time_limit(job: TrainingJob, until: float | None) -> TimeLimit | None:
+    limit_s = job.saving.time_limit_seconds
+    return None if limit_s is None or until is None else TimeLimit(limit_s=limit_s, until=until)
 
 
 def _hang_rule(job: TrainingJob) -> HangRule | None:

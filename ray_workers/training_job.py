@@ -39,5 +39,6 @@ class TrainingJob:
     """How other runs on the same machines fared, as the orchestrator knows it."""
     incarnation: int = 0
     """Which writer of its attempt it begins with; above 0 when another group of workers trained before."""
-    seconds_left: float | None = None
-    """Of `saving.time_limit_seconds`, when training is about to be started."""
+    time_up_at: float | None = None
+    """When `saving.time_limit_seconds` are over, in seconds since the epoch: a job may have to wait on its cluster, and what
+    was left when it was started says nothing then."""

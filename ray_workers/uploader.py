@@ -10,6 +10,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from typing_extensions import Buffer
 
 from ray_workers.hot_shards import note_stored
 from ray_workers.messages import ShardReport, StagedShard
@@ -17,10 +20,9 @@ from ray_workers.staged_memory import StagedMemory
 from ray_workers.store import keys
 from ray_workers.store.checksum import digest_of
 from ray_workers.store.errors import StoreUnavailableError, UploadFailedError
-from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.shards import ShardEntry
 
-__all__ = ["Uploader", "lower_priority"]
+__all__ = ["ShardStore", "Uploader", "lower_priority"]
 
 _NICENESS = 10
 _UPLOADS_AT_ONCE = 4
@@ -34,6 +36,12 @@ def lower_priority() -> None:
     thread = threading.get_native_id()
     if os.getpriority(os.PRIO_PROCESS, thread) < _NICENESS:
         os.setpriority(os.PRIO_PROCESS, thread, _NICENESS)
+
+
+class ShardStore(Protocol):
+    """As much of an `ObjectStore` as an uploader needs."""
+
+    def put(self, key: str, data: Buffer) -> None: ...
 
 
 class Uploader:
@@ -51,7 +59,7 @@ class Uploader:
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: ShardStore,
         run: str,
         *,
         tries: int,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError
 
 from ray_workers.messages import PawlEvent
 from ray_workers.policies.soundness import SoundnessPolicy
@@ -71,7 +71,7 @@ class ValidationDriver:
         call, self._call = self._call, None
         try:
             judged: Judged | None = ray.get(call)
-        except (RayActorError, RayTaskError) as error:
+        except RayError as error:
             self._lose(str(error).strip().splitlines()[-1])
             return
         self._wanted = judged is not None

@@ -9,6 +9,7 @@ from prefect.logging import get_run_logger
 
 from ray_workers.code_version import code_version
 from ray_workers.messages import PawlEvent, ResumePoint
+from ray_workers.store.clock import epoch_seconds
 from ray_workers.trainer import train
 from ray_workers.training_job import TrainingJob
 from tasks.attempt import Attempt
@@ -19,6 +20,7 @@ from tasks.lineage import LineagePublisher
 from tasks.progress import ProgressBar
 from tasks.run_identity import running_for_s
 from tasks.stacks_page import publish_stacks
+from tasks.telling import Telling
 
 __all__ = ["run_training"]
 
@@ -58,26 +60,33 @@ def run_training(attempt: Attempt, resume: ResumePoint | None) -> None:
         scaling=request.scaling,
         saving=request.saving,
         validation=request.validation,
-        seconds_left=_seconds_left(attempt),
+        time_up_at=_time_up_at(attempt),
         failures_elsewhere=failures_elsewhere(attempt),
     )
     publisher = LineagePublisher(attempt, job.failures_elsewhere)
     publisher.publish()
-    tell = _teller(attempt, publisher, ProgressBar(attempt))
-    if request.job_wish is None:
-        train(job, on_event=tell)
-    else:
-        run_job(request.job_wish, job, attempt.job, tell)
+    # Apart: what automations hang on must not wait behind a page that is slow to write.
+    with (
+        Telling(_sender(attempt)) as sending,
+        Telling(_shower(attempt, publisher, ProgressBar(attempt))) as showing,
+    ):
+        tell = _teller(sending.put, showing.put)
+        if request.job_wish is None:
+            train(job, on_event=tell)
+        else:
+            run_job(request.job_wish, job, attempt.job, tell)
 
 
-def _seconds_left(attempt: Attempt) -> float | None:
+def _time_up_at(attempt: Attempt) -> float | None:
     limit_s = attempt.request.saving.time_limit_seconds
-    return None if limit_s is None else limit_s - running_for_s(attempt.request.identity)
+    if limit_s is None:
+        return None
+    left_s = limit_s - running_for_s(attempt.request.identity)
+    return epoch_seconds() + left_s
 
 
-def _teller(
-    attempt: Attempt, publisher: LineagePublisher, bar: ProgressBar
-) -> Callable[[PawlEvent], None]:
+def _teller(*elsewhere: Callable[[PawlEvent], None]) -> Callable[[PawlEvent], None]:
+    """Logs an event, which waits for nobody, and has it told where Prefect's server may be waited for."""
     # Taken here, in the flow's context: the events come from another thread.
     logger = get_run_logger()
 
@@ -88,12 +97,26 @@ def _teller(
             else logging.INFO
         )
         logger.log(int(event.details.get("level", level)), event.message)
+        if event.kind != "log":
+            for put in elsewhere:
+                put(event)
+
+    return tell
+
+
+def _sender(attempt: Attempt) -> Callable[[PawlEvent], None]:
+    return lambda event: tell_prefect(event, attempt.request.run, attempt.request.identity)
+
+
+def _shower(
+    attempt: Attempt, publisher: LineagePublisher, bar: ProgressBar
+) -> Callable[[PawlEvent], None]:
+    def show(event: PawlEvent) -> None:
         if event.kind == "hung":
             publish_stacks(attempt.request.run, event)
-        tell_prefect(event, attempt.request.run, attempt.request.identity)
         if event.kind in ("committed", "verdict"):
             bar.show(event)
         if event.kind in ("committed", "verdict", "actor_restarted", "resized"):
             publisher.publish_soon()
 
-    return tell
+    return show

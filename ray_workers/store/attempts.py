@@ -138,13 +138,17 @@ def start_attempt(
 def start_incarnation(log: RunLog, fence: int, incarnation: int) -> int:
     """The next writer of the attempt that holds `fence`, under a fence of its own; the dead one can commit no more.
 
-    It belongs to whoever the attempt belongs to by now: a living attempt may have been adopted.
+    It belongs to whoever the attempt belongs to by now: a living attempt may have been adopted. Called by its driver
+    alone; after an `OutcomeUnknownError` it may be called again with the same `incarnation`, and returns the fence that
+    the first call took, if it did.
 
     Raises:
         FenceLostError: `fence` is no longer open, so there is nothing to go on with.
     """
 
-    def decide(state: RunState) -> AttemptStarted:
+    def decide(state: RunState) -> AttemptStarted | None:
+        if _taken_by(state, fence, incarnation) is not None:
+            return None
         check_fence(state, fence)
         mine = state.attempts[fence]
         return AttemptStarted(
@@ -153,9 +157,24 @@ def start_incarnation(log: RunLog, fence: int, incarnation: int) -> int:
 
     log.refresh()
     record = log.append(decide)
-    if record is None:
+    taken = _taken_by(log.state, fence, incarnation) if record is None else record.slot
+    if taken is None:
         raise InternalError("AttemptStarted was not appended")
-    return record.slot
+    return taken
+
+
+def _taken_by(state: RunState, fence: int, incarnation: int) -> int | None:
+    """The open fence, if it is that `incarnation`'s of the attempt that held `fence` just before; an earlier call took it.
+
+    Nobody else could: only an attempt's own driver hands out its incarnations, and whoever overtakes it begins with 0.
+    """
+    later = sorted(slot for slot in state.attempts if slot > fence)
+    if not later or state.open_fence != later[0]:
+        return None
+    mine, taken = state.attempts.get(fence), state.attempts[later[0]]
+    if mine is None or incarnation == 0 or taken.incarnation != incarnation:
+        return None
+    return taken.fence
 
 
 def start_successor(log: RunLog, ended: int) -> tuple[int, int]:

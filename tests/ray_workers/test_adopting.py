@@ -91,3 +91,38 @@ def test_another_flow_runs_job_only_if_it_is_dead(log: RunLog) -> None:
 
 def test_a_run_without_attempts_offers_nothing(log: RunLog) -> None:
     assert offered(log) is None
+
+
+def test_an_incarnation_that_is_asked_for_again_has_the_fence_that_it_took(log: RunLog) -> None:
+    fence = started(log)
+    taken = start_incarnation(log, fence, 1)
+    assert start_incarnation(log, fence, 1) == taken
+    assert len(log.refresh().attempts) == 2
+    with pytest.raises(FenceLostError):
+        start_incarnation(log, fence, 2)
+
+
+def test_an_adopted_incarnation_is_still_its_driver_s(log: RunLog) -> None:
+    fence = started(log)
+    taken = start_incarnation(log, fence, 1)
+    adopt_attempt(RunLog(log._store, "run", by=NEW), taken, flow_run_id="flow", run_count=2)
+    assert start_incarnation(log, fence, 1) == taken
+
+
+def test_nobody_else_s_fence_is_taken_for_one_s_own(log: RunLog) -> None:
+    fence = started(log)
+    started(log, "other")
+    with pytest.raises(FenceLostError, match="other"):
+        start_incarnation(log, fence, 1)
+    theirs = log.refresh().open_fence
+    assert theirs is not None
+    start_incarnation(log, theirs, 1)
+    with pytest.raises(FenceLostError, match="other"):
+        start_incarnation(log, fence, 1)
+
+
+def test_an_incarnation_that_was_ended_is_not_taken_up_again(log: RunLog) -> None:
+    fence = started(log)
+    end_attempt(log, start_incarnation(log, fence, 1), "failed")
+    with pytest.raises(FenceLostError):
+        start_incarnation(log, fence, 1)

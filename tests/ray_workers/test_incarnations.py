@@ -8,13 +8,22 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    GetTimeoutError,
+    OutOfMemoryError,
+    RayTaskError,
+)
 
 from ray_workers.incarnations import Incarnations
 from ray_workers.messages import PawlEvent
+from ray_workers.store.errors import OutcomeUnknownError
+from ray_workers.store.log import RunLog
 from ray_workers.store.opening import StorageTarget
 from ray_workers.version_assembly import AttemptIdentity
 from tests.support.factories import MadeUpRun
+from tests.support.faulty_store import Call, Fault, FaultyStore
 
 EVENT = PawlEvent(kind="committed", message="Version 1", at="2026-11-28T00:00:00+00:00")
 
@@ -85,3 +94,60 @@ def test_one_that_died_before_it_answered_is_not_waited_for(coordinating) -> Non
     assert one.drain(0.1, replace_dead=False) == ()
     assert one.drain(0.1, replace_dead=False) == []
     assert len(actor.calls) == 2
+
+
+@pytest.fixture
+def successors(monkeypatch):
+    """No actor is started; the fences of those that would have been."""
+    fences: list[int] = []
+    monkeypatch.setattr(Incarnations, "start", lambda self: fences.append(self.attempt.fence))
+    return fences
+
+
+def test_one_that_ray_s_memory_monitor_killed_gets_a_successor(coordinating, successors) -> None:
+    one, _ = coordinating(OutOfMemoryError("killed"), ([], None))
+    before = one.attempt.fence
+    assert one.drain(0.1, replace_dead=True) == ()
+    assert successors == [one.attempt.fence]
+    assert one.attempt.fence > before
+
+
+def test_what_a_living_one_raises_is_told_and_makes_no_successor(coordinating, successors) -> None:
+    error = RayTaskError("drain_events", "Traceback", KeyError("bug"), "worker", 7, "ip")
+    one, _ = coordinating(error, ActorUnavailableError("cut", None), ([EVENT], None))
+    with pytest.raises(RayTaskError):
+        one.drain(0.1, replace_dead=True)
+    assert one.drain(0.1, replace_dead=True) == ()
+    assert one.drain(0.1, replace_dead=True) == [EVENT]
+    assert successors == []
+
+
+@pytest.mark.parametrize("fault", [Fault.LOSE_RESPONSE, Fault.UNAVAILABLE])
+def test_a_successor_s_fence_whose_answer_was_lost_is_taken_and_not_lost_to_itself(
+    coordinating, successors, fault
+) -> None:
+    one, _ = coordinating(ActorDiedError(), ActorDiedError())
+    store = one._log.store
+    plan = {"on": True}
+
+    def away(call: Call) -> Fault | None:
+        """From the first try to write on."""
+        if not plan["on"] or not any(c.verb == "put_if_absent" for c in faulty.calls):
+            return None
+        first = sum(c.verb == "put_if_absent" for c in faulty.calls) == 1
+        return fault if first and call.verb == "put_if_absent" else Fault.UNAVAILABLE
+
+    faulty = FaultyStore(store, away)
+    one._log = RunLog(faulty, "run", by={}, patience_s=0.0, sleep=lambda _: None)
+    with pytest.raises(OutcomeUnknownError):
+        one.drain(0.1, replace_dead=True)
+    one._fence_checked -= 1000
+    plan["on"] = False
+    one.check_fence()
+    assert one.stop is None
+    assert one.drain(0.1, replace_dead=True) == ()
+    assert one.stop is None
+    state = one._log.refresh()
+    assert successors == [one.attempt.fence] == [state.open_fence]
+    assert state.attempts[one.attempt.fence].incarnation == 1
+    assert len(state.attempts) == 2

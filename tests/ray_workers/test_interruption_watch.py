@@ -17,7 +17,11 @@ class Scene:
         self.now = 100.0
         self.draining: dict[str, float | None] = {}
         self.places = {"a": "node host-a, rank 0"}
-        limit = None if limit_s is None else TimeLimit(limit_s=limit_s, left_s=left_s or limit_s)
+        limit = (
+            None
+            if limit_s is None
+            else TimeLimit(limit_s=limit_s, until=100.0 + (left_s or limit_s))
+        )
         self.watch = InterruptionWatch(
             limit=limit,
             draining=lambda: self.draining,

@@ -1,0 +1,25 @@
+"""An agent begins whether or not there is a store: Ray never restarts an actor that could not begin."""
+
+from __future__ import annotations
+
+from ray_workers import node_agent
+from ray_workers.node_agent import AgentConfig, NodeAgent
+from ray_workers.staging_files import StagingFolder
+from ray_workers.store.errors import StoreUnavailableError
+from ray_workers.store.opening import StorageTarget
+
+
+def test_it_begins_while_the_store_is_away(tmp_path, monkeypatch):
+    def away(*_: object, **__: object) -> None:
+        raise StoreUnavailableError("Connection refused")
+
+    monkeypatch.setattr(StorageTarget, "open", away)
+    monkeypatch.setattr(node_agent, "lower_priority", lambda: None)  # of this process, for ever
+    staging = StagingFolder(folder=tmp_path, run_id="0" * 32, fence=2)
+    config = AgentConfig(
+        target=StorageTarget("s3://bucket/runs"), run="run", staging=staging, upload_tries=1
+    )
+    agent = NodeAgent.__ray_metadata__.modified_class(config)  # type: ignore[attr-defined]
+    assert agent.stop_request() is None
+    (path,) = agent.allocate(0, 1, 4096)
+    assert staging.owns(path)

@@ -1,0 +1,134 @@
+"""A save whose agent fails is asked for again, at whoever is the agent by then; one that none takes costs the budget."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    GetTimeoutError,
+    OutOfMemoryError,
+    RayTaskError,
+)
+
+from ray_workers import ray_pipeline
+from ray_workers.agent_link import AgentLink
+from ray_workers.messages import RankState, StagedShard, StopRequest, VersionOutcome
+from ray_workers.ray_pipeline import RayPipeline
+from ray_workers.store.errors import StoreRefusedError, StoreUnavailableError
+from ray_workers.store.manifest import Progress
+from tests.support.fake_actor import PENDING, FakeActor, without_ray
+
+STAGED = StagedShard(
+    rank=1, world_size=2, progress=Progress(step=7, epoch=0, finished=False), payload="state",
+    path="buffer", parts=(), state=RankState(rank_plain=None), staged_s=0.0,
+)  # fmt: skip
+STORED = VersionOutcome(step=7, number=3)
+SPENT = VersionOutcome(step=7, number=None, reason="dropped", stop="budget_spent")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    without_ray(monkeypatch)
+    monkeypatch.setattr(ray_pipeline, "_RESUBMIT_PAUSE_S", 0.001)
+    monkeypatch.setattr(ray_pipeline, "_RESUBMITS", 3)
+    monkeypatch.setattr(ray_pipeline, "_STOP_POLL_S", 0.001)
+
+
+def pipeline(*agents: FakeActor, coordinator: FakeActor | None = None) -> RayPipeline:
+    """The agents that have the name, one after the other; when there are no more, nobody has it."""
+    left = list(agents)
+
+    def find() -> FakeActor:
+        if not left:
+            raise ValueError("no actor of that name")
+        return left.pop(0)
+
+    return RayPipeline(AgentLink(find), 1, lambda: coordinator)
+
+
+@pytest.mark.parametrize(
+    "error", [ActorDiedError(), OutOfMemoryError("killed"), ActorUnavailableError("cut", None)]
+)
+def test_an_agent_that_comes_back_in_place_is_asked_again(error):
+    agent = FakeActor(save=[error, STORED])
+    assert pipeline(agent).submit(STAGED).wait(60) == STORED
+
+
+def test_the_agent_that_was_started_in_the_place_of_a_dead_one_is_found():
+    dead, living = FakeActor(save=[ActorDiedError()]), FakeActor(save=[STORED])
+    pipe = pipeline(dead, living)
+    assert pipe.submit(STAGED).wait(60) == STORED
+    pipe.decline(8, 1, "why")
+    assert living.asked("decline") == [(8, "rank 1: why")]
+
+
+def test_a_save_that_no_agent_takes_is_given_up_at_the_coordinator_and_its_stop_is_heard():
+    agent, coordinator = FakeActor(save=[ActorDiedError()]), FakeActor(give_up=[SPENT])
+    assert pipeline(agent, coordinator=coordinator).submit(STAGED).wait(60) == SPENT
+    ((step, reason),) = coordinator.asked("give_up")
+    assert step == 7
+    assert reason.startswith("rank 1: the node agent does not come back: ActorDiedError")
+
+
+def test_what_the_agent_raises_is_an_outcome_and_no_exception_of_the_loop():
+    error = RayTaskError("save", "Traceback", StoreUnavailableError("away"), "worker", 7, "ip")
+    agent = FakeActor(save=[error.as_instanceof_cause()])
+    coordinator = FakeActor(give_up=[SPENT])
+    assert pipeline(agent, coordinator=coordinator).submit(STAGED).poll() == SPENT
+    assert "the node agent failed" in coordinator.asked("give_up")[0][1]
+
+
+@pytest.mark.parametrize("coordinator", [None, FakeActor(give_up=[ActorDiedError()])])
+def test_without_a_coordinator_either_the_save_is_dropped_here(coordinator):
+    agent = FakeActor(save=[ActorDiedError()])
+    outcome = pipeline(agent, coordinator=coordinator).submit(STAGED).wait(60)
+    assert outcome is not None
+    assert (outcome.step, outcome.number) == (7, None)
+    assert "does not come back" in str(outcome.reason)
+
+
+def test_nobody_waits_in_a_poll():
+    agent = FakeActor(save=[ActorDiedError(), PENDING])
+    pending = pipeline(agent).submit(STAGED)
+    began = time.monotonic()
+    assert pending.poll() is None
+    assert time.monotonic() - began < 5
+
+
+def test_buffers_come_from_the_agent_that_lives():
+    dead = FakeActor(allocate=[OutOfMemoryError("killed")])
+    living = FakeActor(allocate=[["/dev/shm/one"]])  # noqa: S108 - a name
+    assert pipeline(dead, living).allocate(1, count=1, size=9) == [str(Path("/dev/shm/one"))]  # noqa: S108
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [
+        (GetTimeoutError("late"), GetTimeoutError),
+        (
+            RayTaskError("a", "t", StoreRefusedError("full"), "w", 7, "ip").as_instanceof_cause(),
+            StoreRefusedError,
+        ),
+    ],
+)
+def test_buffers_that_are_refused_are_not_asked_for_again(raised, error):
+    agent = FakeActor(allocate=[raised])
+    with pytest.raises(error):
+        pipeline(agent).allocate(1, count=1, size=9)
+    assert len(agent.asked("allocate")) == 1
+
+
+def test_a_request_to_end_is_heard_from_the_agent_that_lives():
+    dead = FakeActor(stop_request=[ActorDiedError()])
+    living = FakeActor(stop_request=[StopRequest(reason="interrupted", grace_s=1000.0)])
+    pipe = pipeline(dead, living)
+    deadline = time.monotonic() + 60
+    while (asked := pipe.stop_request()) is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    pipe.close()
+    assert asked is not None
+    assert asked.reason == "interrupted"

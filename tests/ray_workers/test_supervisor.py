@@ -1,0 +1,118 @@
+"""The thread beside `fit()` goes on whatever befalls one of its duties: without it no attempt ends in order."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from ray.exceptions import OutOfMemoryError
+
+from ray_workers.messages import PawlEvent
+from ray_workers.node_agent import AgentConfig
+from ray_workers.policies.soundness import SoundnessPolicy
+from ray_workers.staging_files import StagingFolder
+from ray_workers.store.errors import StoreUnavailableError
+from ray_workers.store.opening import StorageTarget
+from ray_workers.supervisor import Supervision, Supervisor
+from ray_workers.version_assembly import AttemptIdentity
+from tests.support.factories import MadeUpRun
+
+DUTIES = (
+    ("_drain", None),
+    ("_watch_agents", None),
+    ("_watch_for_interruptions", None),
+    ("_watch_for_hung_ranks", None),
+    ("collect", "_log_lines"),
+    ("check_fence", "_coordinating"),
+    ("drive", "_validation"),
+)
+
+
+@pytest.fixture
+def scene(tmp_path, monkeypatch):
+    """A supervisor whose duties only note that they were done; the errors that a test plants come out of them."""
+    target = StorageTarget(str(tmp_path / "store"))
+    run = MadeUpRun(store=target.open(create=True).store, name="run")
+    fence = run.start()
+    run_id = str(run.log.state.run_id)
+    told: list[PawlEvent] = []
+    staging = StagingFolder(folder=Path(tmp_path), run_id=run_id, fence=fence)
+    supervisor = Supervisor(
+        Supervision(
+            target=target,
+            attempt=AttemptIdentity(
+                run="run", run_id=run_id, fence=fence, parent=None, config={}, by={}
+            ),
+            failure_budget=3,
+            agent=AgentConfig(target=target, run="run", staging=staging, upload_tries=1),
+            policy=SoundnessPolicy(),
+            validation_timeout_s=1.0,
+            hot_restore=False,
+            on_event=told.append,
+        )
+    )
+    done: list[str] = []
+    errors: dict[str, Exception] = {}
+
+    def duty(name: str):
+        def perform(*_: object) -> None:
+            done.append(name)
+            if name in errors:
+                raise errors[name]
+
+        perform.__qualname__ = name
+        return perform
+
+    for name, owner in DUTIES:
+        at = supervisor if owner is None else getattr(supervisor, owner)
+        monkeypatch.setattr(at, name, duty(name))
+    return supervisor, done, errors, told
+
+
+@pytest.mark.parametrize("failing", [name for name, _ in DUTIES])
+def test_a_duty_that_fails_keeps_no_other_from_its_turn(scene, failing):
+    supervisor, done, errors, told = scene
+    errors[failing] = OutOfMemoryError("Ray killed the validator")
+    supervisor._look_around()
+    assert done == [name for name, _ in DUTIES]
+    (event,) = told
+    assert event.kind == "supervisor"
+    assert "goes on: OutOfMemoryError: Ray killed the validator" in event.message
+
+
+def test_a_problem_that_stays_is_told_once_a_minute_and_not_twice_a_second(scene, monkeypatch):
+    supervisor, _, errors, told = scene
+    now = [100.0]
+    monkeypatch.setattr("ray_workers.supervisor.time.monotonic", lambda: now[0])
+    errors["drive"] = RuntimeError("one")
+    errors["check_fence"] = StoreUnavailableError("two")
+    for _ in range(100):
+        supervisor._look_around()
+        now[0] += 0.5
+    assert [event.message.rpartition(": ")[2] for event in told] == ["two", "one"]
+    now[0] += 20
+    supervisor._look_around()
+    assert len(told) == 4
+
+
+def test_the_thread_outlives_whatever_people_s_code_raises(scene, monkeypatch):
+    supervisor, done, errors, _ = scene
+    errors.update(drive=OutOfMemoryError("killed"), _drain=ValueError("odd"))
+
+    def broken(_: object) -> None:
+        raise ConnectionError("no server")
+
+    monkeypatch.setattr(supervisor, "_task", type("Task", (), {"on_event": broken}))
+    thread = threading.Thread(target=supervisor._run, daemon=True)
+    thread.start()
+    for _ in range(600):
+        supervisor._wake.set()
+        if done.count("drive") >= 3:
+            break
+        threading.Event().wait(0.05)
+    assert thread.is_alive()
+    supervisor._done.set()
+    supervisor._wake.set()
+    thread.join(60)
+    assert done.count("drive") >= 3
