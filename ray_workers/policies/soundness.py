@@ -35,7 +35,7 @@ class Spacing:
     def update_steps(self, steps: int) -> float:
         """What to divide an update over `steps` by.
 
-        Steps on a plateau go to and fro and do not add up: each of a few is as large as all of many together. So what is
+        Steps on a plateau go back and forth and do not add up: each of a few is as large as all of many together. So what is
         allowed over a usual gap is allowed over a shorter one.
         """
         return max(steps, self.usual)

@@ -154,6 +154,7 @@ def falling_back(run, ranks, *, rank=0, world_size=4, reads_from=None):
     log = RunLog(store, run.name, by={})
     fence = start_attempt(log, flow_run_id=uuid.uuid4().hex, run_count=1)
     point = choose(store, log, fence, required="sound", policy=SoundnessPolicy()).point
+    assert point is not None
     context: Any = SimpleNamespace(
         rank=rank, world_size=world_size, run=run.name, fence=fence, required="sound", policy=SoundnessPolicy(),
         storage=SimpleNamespace(open=lambda: SimpleNamespace(store=reads_from or store)),

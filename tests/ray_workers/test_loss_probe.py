@@ -283,8 +283,10 @@ def test_what_could_not_be_judged_is_looked_at_again_when_a_later_version_could_
     validator = Validator(run.target, run.run, SoundnessPolicy(checks=(f"{module}:data_there",)))
 
     def until_none_waits() -> list[tuple[int, str]]:
-        found = iter(validator.validate_next, None)
-        return [(one.number, one.rung) for one in found if one is not None]
+        found = []
+        while (one := validator.validate_next()) is not None:
+            found.append((one.number, one.rung))
+        return found
 
     assert until_none_waits() == [(2, "verified"), (1, "verified")]
     with pytest.raises(Killed):

@@ -229,6 +229,7 @@ def test_a_check_that_raises_does_not_send_training_back_to_the_beginning(run):
     assert "start with --required verified" in text
     assert "--resume never" in text
     state = read_run(run.store, run.name)
+    assert state.open_attempt is not None
     assert state.open_attempt.resume_at is None
     assert number(choice_of(run, policy=BROKEN, required="verified")[0]) == 3
 
