@@ -78,9 +78,11 @@ def recorded_end(error: Exception) -> tuple[str, str]:
 
 
 def _at_its_place(ours: Mapping[int, PawlError], supervisor: Supervisor) -> PawlError:
-    """The first rank's error, which keeps its own words."""
-    rank, error = next(iter(ours.items()))
-    error.details |= {"rank": rank, "node": supervisor.places.node_of(rank)}
+    """The first rank's error, which keeps its own words, and the rank it names if it speaks of another one."""
+    first, error = next(iter(ours.items()))
+    rank = error.details.get("rank", first)
+    node = supervisor.places.node_of(rank) or error.details.get("node")
+    error.details |= {"rank": rank, "node": node}
     return error
 
 

@@ -10,7 +10,7 @@ from ray_workers.context import TrainingContext
 from ray_workers.decisions import DecisionChannel
 from ray_workers.directory import unpack_directory
 from ray_workers.environment import warn_about_changes
-from ray_workers.falling_back import next_point
+from ray_workers.falling_back import BadRead, next_point
 from ray_workers.messages import ResumePoint
 from ray_workers.restoring import (
     RankRestore,
@@ -52,6 +52,8 @@ def come_back(
 
     Raises:
         DamageError: no version can be restored; in a drill, the one that is drilled.
+        TrainingFailedError: a rank cannot read a version whose bytes hold elsewhere.
+        RefusedError: the versions that are left could not be brought to the required rung.
         StateMismatchError: the stored state does not fit the parts.
     """
     while True:
@@ -59,15 +61,16 @@ def come_back(
         try:
             restored = _restore(context, parts, point)
         except (DamageError, ObjectNotFoundError) as error:
-            problem = error.message
+            problem = BadRead.here(context, error.message).spell()
         told = channel.any_failed(problem)
         if told is None and restored is not None:
             if context.rank == 0:
                 warn_about_changes(restored.manifest.environment)
             return restored
+        met = BadRead.read(str(told))
         if context.drill:
-            raise DamageError(str(told))  # a drill quarantines nothing and chooses nothing itself
-        point = next_point(context, channel, point, str(told))
+            raise DamageError(met.problem)  # a drill quarantines nothing and chooses nothing itself
+        point = next_point(context, channel, point, met)
 
 
 def _restore(context: TrainingContext, parts: TrainingParts | None, point: ResumePoint) -> Restored:

@@ -16,10 +16,15 @@ from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.store import keys
 from ray_workers.store.attempts import read_run
 from ray_workers.store.bodies import PassedOver, ResumeChosen, RunOrigin
-from ray_workers.store.errors import RuleRefusedError, VersionGoneError, VersionNotFoundError
+from ray_workers.store.errors import (
+    RefusedError,
+    RuleRefusedError,
+    VersionGoneError,
+    VersionNotFoundError,
+)
 from ray_workers.store.log import RunLog
 from ray_workers.store.object_store import ObjectStore
-from ray_workers.store.run_state import RunState, VersionState, rung_at_least
+from ray_workers.store.run_state import RUNGS, RunState, VersionState, rung_at_least
 from ray_workers.store.versions import parse_reference, verify_bytes
 from ray_workers.validation import record_verdicts, validate
 
@@ -76,7 +81,8 @@ def choose(
 ) -> ResumeChoice:  # fmt: skip
     """Record, then read and verify, candidate after candidate, newest first, until one holds.
 
-    A candidate without a usable verdict is validated in place. What fails is quarantined with its reason.
+    A candidate without a usable verdict is validated in place. What fails is quarantined with its reason. Only when no
+    version is left that could still be trusted does the attempt begin where the run began.
 
     Args:
         store: where the run lives.
@@ -88,6 +94,9 @@ def choose(
 
     Raises:
         FenceLostError: a newer attempt took over meanwhile.
+        RefusedError: every version that is left is one that nothing speaks against, and that could not be brought to
+            the required rung: to begin anew would lose its work.
+        RetryableError: the store cannot be reached.
     """
     passed_over: dict[int, PassedOver] = {}
     search = _Search(store, log, fence, required, policy, passed_over)
@@ -95,6 +104,7 @@ def choose(
         state = log.refresh()
         candidate = _next_candidate(state, passed_over)
         if candidate is None:
+            _refuse_to_lose(state, required, passed_over)
             return _from_origin(store, log, fence, required, passed_over)
         tell(
             f"Checking version {candidate.number} (step {candidate.step}, {candidate.rung}) before resuming from it"
@@ -149,6 +159,22 @@ def _try(search: _Search, candidate: VersionState) -> str | None:
 def _listed(passed_over: dict[int, PassedOver]) -> tuple[PassedOver, ...]:
     """Newest first, and no more than a record can hold."""
     return tuple(passed_over[number] for number in sorted(passed_over, reverse=True))[:50]
+
+
+def _refuse_to_lose(state: RunState, required: str, passed_over: dict[int, PassedOver]) -> None:
+    """Raise `RefusedError` if a version was passed over that is neither bad nor given up."""
+    newest = next((v for v in state.newest_first() if v.candidate), None)
+    if newest is None:
+        return
+    ways = [f"start with --required {newest.rung}"] if newest.rung != RUNGS[0] else []
+    if newest.rung == "sound":
+        ways.insert(0, f"let `pawl drill {state.run}@{newest.number}` restore it")
+    raise RefusedError(
+        f"Run {state.run!r} does not begin anew while it has version {newest.number} (step {newest.step}, "
+        f"{newest.rung}), which is not known to be {required}: {passed_over[newest.number].reason}. To go on from it, "
+        f"{', or '.join(ways) or 'mend that'}; --resume never gives it up.",
+        number=newest.number,
+    )
 
 
 def _point(run: str, state: RunState, version: VersionState) -> ResumePoint:

@@ -243,7 +243,8 @@ def _hang_rule(job: TrainingJob) -> HangRule | None:
 
 
 def _growth(job: TrainingJob, limits: WorkerRange | None) -> GrowthPlan | None:
-    if limits is None:
+    # What is saved before more workers begin has had no drill: with `restorable` they would begin far behind it.
+    if limits is None or job.validation.required == "restorable":
         return None
     return GrowthPlan(
         worker=job.scaling.resources_per_worker,

@@ -9,18 +9,27 @@ reads the store and nothing else, so it runs anywhere, outside the training proc
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from typing_extensions import Buffer
 
+from ray_workers.environment import changes
 from ray_workers.loss_probe import PROBE_METRIC, measure_stored
 from ray_workers.measuring import Measured, measure_shards
-from ray_workers.policies.soundness import Drift, SoundnessPolicy
+from ray_workers.policies.soundness import Drift, SoundnessPolicy, Spacing
 from ray_workers.store.bodies import Verdict, VersionName
-from ray_workers.store.errors import DamageError, MissingError, NewerFormatError, VersionGoneError
+from ray_workers.store.errors import (
+    DamageError,
+    MissingError,
+    NewerFormatError,
+    RetryableError,
+    VersionGoneError,
+)
 from ray_workers.store.log import RunLog
 from ray_workers.store.manifest import Manifest
 from ray_workers.store.object_store import ObjectStore
@@ -42,6 +51,7 @@ __all__ = [
 _HISTORY = 30
 _AGAIN = ("sound", "restorable")
 """Passed once more they say something new: other bounds, another recovery time."""
+_LOSS_HANGS_ON = ("device", "torch")
 
 
 def validate(
@@ -58,6 +68,9 @@ def validate(
         version: what to check.
         state: the run, whose other versions it is compared with.
         policy: the bounds of *sound*.
+
+    Raises:
+        RetryableError: the store cannot be reached: this says nothing about the version.
     """
     verified, manifest = verify_bytes(store, state.run, version)
     if manifest is None:
@@ -72,12 +85,43 @@ def drift_of(state: RunState, version: VersionState) -> Drift:
         for v in state.newest_first()
         if v.number < version.number and v.quarantine is None and not v.abandoned
     ]
-    norms = [v.norm for v in before if v.candidate and v.norm is not None]
+    trusted = [v.norm for v in before if v.candidate and v.norm is not None]
+    measured = [(v, v.norm) for v in before if v.norm is not None][:_HISTORY]
     return Drift(
-        parent_norm=norms[0] if norms else None,
-        norms=tuple([v.norm for v in before if v.norm is not None][:_HISTORY]),
+        parent_norm=trusted[0] if trusted else None,
+        norms=tuple([norm for _, norm in measured]),
         updates=tuple([v.update_rate for v in before if v.update_rate is not None][:_HISTORY]),
+        spacing=_spacing(state, version, before, [v for v, _ in measured]),
     )
+
+
+def _spacing(
+    state: RunState,
+    version: VersionState,
+    before: Sequence[VersionState],
+    measured: Sequence[VersionState],
+) -> Spacing | None:
+    """How far the versions lie apart; None when none before `version` has one before it."""
+    saves = [gap for gap in _gaps(before[: _HISTORY + 1]) if gap > 0]
+    if not saves or not measured:
+        return None
+    spoilt = [
+        version.step - v.step
+        for v in state.newest_first()
+        if measured[0].number < v.number < version.number
+        and v.fence == version.fence
+        and v.quarantine is not None
+        and not v.bad_bytes
+    ]
+    return Spacing(
+        usual=statistics.median(saves),
+        gaps=_gaps([version, *measured]),
+        unspoilt=spoilt[0] if spoilt else None,
+    )
+
+
+def _gaps(newest_first: Sequence[VersionState]) -> tuple[int, ...]:
+    return tuple(newer.step - older.step for newer, older in pairwise(newest_first))
 
 
 @dataclass(slots=True)
@@ -100,6 +144,8 @@ class _Soundness:
                 reason = step()
                 if reason is not None:
                     break
+        except RetryableError:
+            raise
         except (DamageError, MissingError) as error:
             check, reason = "bytes", error.message
         except Exception as error:  # noqa: BLE001 - the user's code: what it raises is no finding about the version
@@ -130,8 +176,11 @@ class _Soundness:
 
     def _drift(self, found: Measured, steps: int) -> str | None:
         policy, drift = self.policy, drift_of(self.state, self.version)
-        rate = None if found.update is None or steps < 1 else found.update / steps
-        scores = policy.norm_score(found.norm, drift), policy.update_score(rate, drift)
+        rate = judged = None
+        if found.update is not None and steps >= 1:
+            rate, spacing = found.update / steps, drift.spacing
+            judged = rate if spacing is None else found.update / spacing.update_steps(steps)
+        scores = policy.norm_score(found.norm, drift), policy.update_score(judged, drift)
         told = {
             "parameter_norm": found.norm,
             "update_norm": found.update,
@@ -158,6 +207,9 @@ class _Soundness:
             return f"the loss of its probe was {saved} when it was saved"
         if difference <= self.policy.probe_tolerance:
             return None
+        if elsewhere := _elsewhere(self.manifest):
+            self.evidence |= {"probe_elsewhere": elsewhere}
+            return None
         return (
             f"the loss of its probe was {saved:.9g} when it was saved and is {found:.9g} from the stored bytes: what is "
             f"stored is not what was trained (relative difference {difference:.3g}, {self.policy.probe_tolerance:g} is "
@@ -183,6 +235,13 @@ class _Soundness:
 
     def _read(self, entry: Any) -> Buffer:
         return read_shard(self.store, entry)
+
+
+def _elsewhere(manifest: Manifest) -> str | None:
+    """What a loss hangs on far beyond its last digits and that is otherwise here than where it was measured."""
+    differs = changes(manifest.environment)
+    told = [f"{name} {' → '.join(differs[name])}" for name in _LOSS_HANGS_ON if name in differs]
+    return ", ".join(told) or None
 
 
 def _spelled(value: float) -> float | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,6 +21,9 @@ from ray_workers.store.versions import UNREADABLE
 from ray_workers.validation import record_verdicts, validate
 
 __all__ = ["Judged", "Validator", "ValidatorActor"]
+
+_TRIES = 3
+"""So often a version is read that cannot be judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +47,20 @@ class Validator:
         self._run = run
         self._policy = policy
         self._log = RunLog(self._store, run, by=this_process(), patience_s=120.0)
-        self._unjudged: set[int] = set()
+        self._tries: Counter[int] = Counter()
+        self._set_aside: set[int] = set()
+        """Could not be judged; looked at again, a few times, when a later version could be."""
 
     def validate_next(self) -> Judged | None:
-        """Validate the newest version that still waits for a verdict; None when none does."""
+        """Validate the newest version that still waits for a verdict; None when none does.
+
+        Raises:
+            RetryableError: the store cannot be reached; the version waits on.
+        """
         waiting = [
             v
             for v in self._log.refresh().newest_first()
-            if _waits(v) and v.number not in self._unjudged
+            if _waits(v) and v.number not in self._set_aside
         ]
         if not waiting:
             return None
@@ -62,8 +72,7 @@ class Validator:
             return None
         present = self._log.state.find(version.name) or version
         problem = results[-1].reason if results[-1].check == UNREADABLE else None
-        if problem is not None:
-            self._unjudged.add(version.number)
+        self._remember(version.number, judged=problem is None)
         return Judged(
             number=version.number,
             step=version.step,
@@ -72,6 +81,15 @@ class Validator:
             committed_at=_epoch(version.at),
             problem=problem,
         )
+
+    def _remember(self, number: int, *, judged: bool) -> None:
+        if judged:
+            self._set_aside -= {
+                n for n in self._set_aside if n < number and self._tries[n] < _TRIES
+            }
+        else:
+            self._tries[number] += 1
+            self._set_aside.add(number)
 
 
 def _epoch(at: str) -> float | None:

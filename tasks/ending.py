@@ -25,7 +25,8 @@ from ray_workers.store.errors import (
 from ray_workers.store.keys import data_fence
 from ray_workers.store.log import RunLog
 from ray_workers.store.rules import check_fence
-from ray_workers.validation import CheckResult, record_verdicts
+from ray_workers.store.versions import verify_bytes
+from ray_workers.validation import record_verdicts
 from tasks.attempt import Attempt
 from tasks.cluster_job import job_goes_on
 from tasks.events import announce
@@ -50,8 +51,8 @@ def ended_properly(attempt: Attempt) -> Iterator[Ending]:
     """Whatever happens inside, the attempt's end is in the log and the flow run ends in the right state.
 
     A lost fence is no failure: the flow run ends Cancelled, which nothing retries; if it was lost to a later try of the
-    same flow run, this process leaves that run's state alone. Bad bytes met in a worker are quarantined, so that the
-    retry falls back.
+    same flow run, this process leaves that run's state alone. Bad bytes met in a worker are read again here, and
+    quarantined if they are bad here too, so that the retry falls back.
     """
     ending = Ending()
     if attempt.finished is not None:
@@ -167,11 +168,19 @@ def _close(attempt: Attempt, outcome: str, reason: str | None) -> None:
 
 
 def _quarantine(attempt: Attempt, error: BaseException) -> None:
-    """Bytes that failed in a worker are bad for every later attempt too."""
-    if not isinstance(error, DamageError):
+    """Bytes that failed in a worker are bad for every later attempt too, if they do not hold here either."""
+    if not isinstance(error, DamageError) or not _may_be_ours(attempt, error.details.get("key")):
         return
-    if not _may_be_ours(attempt, error.details.get("key")):
-        return
+    try:
+        _read_again(attempt)
+    except PawlError as met:
+        get_run_logger().warning(
+            "What a worker called damaged could not be read again here, and keeps its rung: %s",
+            met.message,
+        )
+
+
+def _read_again(attempt: Attempt) -> None:
     log = _log(attempt)
     newest = max(
         (a for a in log.state.attempts.values() if a.resume), key=lambda a: a.fence, default=None
@@ -179,9 +188,17 @@ def _quarantine(attempt: Attempt, error: BaseException) -> None:
     if newest is None or newest.resume is None or newest.resume_origin is not None:
         return
     version = log.state.find(newest.resume)
-    if version is not None and version.quarantine is None:
-        result = CheckResult(check="bytes", passed=False, reason=error.message)
-        record_verdicts(log, version, [result], checker=f"worker of fence {newest.fence}")
+    if version is None or version.quarantine is not None:
+        return
+    found, _ = verify_bytes(log.store, attempt.request.run, version)
+    if found.passed:
+        get_run_logger().warning(
+            "All bytes of version %d hold here: it keeps its rung. If a worker fails with it again, its machine or its "
+            "network is at fault.",
+            version.number,
+        )
+        return
+    record_verdicts(log, version, [found], checker=f"worker of fence {newest.fence}")
 
 
 def _may_be_ours(attempt: Attempt, key: str | None) -> bool:

@@ -22,6 +22,36 @@ an outlier. With the default of 10 a norm may change by a factor of 1.6 at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spacing:
+    """Steps between versions. Saves need not be evenly spaced: an interval is changed, a run ends between two of them."""
+
+    usual: float
+    """Between two saves of the run, as a rule."""
+    gaps: tuple[int, ...]
+    """Up to the version that is judged from the first of `Drift.norms`, up to that from the second, and so on."""
+    unspoilt: int | None = None
+    """Since a version that was refused on the way here: what is wrong with that one may not hide in a longer gap."""
+
+    def update_steps(self, steps: int) -> float:
+        """What to divide an update over `steps` by.
+
+        Steps on a plateau go back and forth and do not add up: each of a few is as large as all of many together. So what is
+        allowed over a usual gap is allowed over a shorter one.
+        """
+        return max(steps, self.usual)
+
+    def shares(self) -> tuple[float, ...]:
+        """Each gap in usual ones."""
+        return tuple(max(gap, 0) / self.usual for gap in self.gaps)
+
+    @property
+    def leeway(self) -> float:
+        """By how much more than between two usual saves a norm may stray from its course."""
+        newest = self.gaps[0] if self.unspoilt is None else self.unspoilt
+        return max(newest / self.usual, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
     """What earlier sound versions of the run were like, newest first."""
 
@@ -30,6 +60,8 @@ class Drift:
     norms: tuple[float, ...] = ()
     updates: tuple[float, ...] = ()
     """L2 norm of the change of all parameters, per step, from each version's parent."""
+    spacing: Spacing | None = None
+    """None: as if all versions were equally far apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,21 +102,35 @@ class SoundnessPolicy:
         )
 
     def norm_score(self, norm: float, drift: Drift) -> float | None:
-        """How unusual the change of the norm is, against the changes between the run's versions; None: unknown."""
+        """How unusual the change of the norm is, against the changes between the run's versions; None: unknown.
+
+        The norm may stand still, or go on as it went for each step, or anything between.
+        """
         chain = [norm, *drift.norms]
-        changes = [math.log(new / old) for new, old in pairwise(chain) if new > 0 < old]
-        return self._score(changes, _NORM_FLOOR)
+        spacing = drift.spacing
+        shares = (1.0,) * len(drift.norms) if spacing is None else spacing.shares()
+        changes = [
+            (math.log(new / old), share)
+            for (new, old), share in zip(pairwise(chain), shares, strict=True)
+            if new > 0 < old
+        ]
+        if norm <= 0 or len(changes) <= self.history:
+            return None
+        (newest, share), *others = changes
+        earlier = [change / max(gap, 1.0) for change, gap in others]
+        straight = share * statistics.median(earlier)
+        likely = min(max(newest, min(straight, 0.0)), max(straight, 0.0))
+        leeway = 1.0 if spacing is None else spacing.leeway
+        return (newest - likely) / max(leeway * _spread(earlier), _NORM_FLOOR)
 
     def update_score(self, update: float | None, drift: Drift) -> float | None:
         """How unusually large the update per step is, against those of the run's versions; None: unknown."""
         if update is None or update <= 0:
             return None
-        logs = [math.log(u) for u in (update, *drift.updates) if u > 0]
-        return self._score(logs, _UPDATE_FLOOR)
-
-    def _score(self, values: Sequence[float], floor: float) -> float | None:
-        newest, *earlier = values or [0.0]
-        return None if len(earlier) < self.history else robust_z(newest, earlier, floor=floor)
+        newest, *earlier = [math.log(u) for u in (update, *drift.updates) if u > 0]
+        return (
+            None if len(earlier) < self.history else robust_z(newest, earlier, floor=_UPDATE_FLOOR)
+        )
 
     def drifted(self, norm_score: float | None, update_score: float | None) -> str | None:
         """Why such scores are not credible; None if they are. Small updates are: a schedule ends with them."""
@@ -103,6 +149,9 @@ class SoundnessPolicy:
 
 def robust_z(value: float, earlier: Sequence[float], *, floor: float) -> float:
     """(value - median) / max(1.4826 MAD, floor) over `earlier`, which must not be empty."""
-    middle = statistics.median(earlier)
-    spread = _NORMAL * statistics.median(abs(item - middle) for item in earlier)
-    return (value - middle) / max(spread, floor)
+    return (value - statistics.median(earlier)) / max(_spread(earlier), floor)
+
+
+def _spread(values: Sequence[float]) -> float:
+    middle = statistics.median(values)
+    return _NORMAL * statistics.median(abs(item - middle) for item in values)

@@ -46,6 +46,30 @@ def test_a_node_taken_away_before_its_workers_ended_is_one_that_is_lost():
 
 
 @pytest.mark.parametrize(
+    ("details", "place"),
+    [
+        ({"rank": 2, "node": "far"}, {"rank": 2, "node": "node of 2"}),
+        ({"rank": 7, "node": "far"}, {"rank": 7, "node": "far"}),
+        ({}, {"rank": 0, "node": "node of 0"}),
+    ],
+)
+def test_what_all_ranks_raise_is_placed_where_it_says(details, place):
+    """Rank 0 speaks first; the rank at fault may be another, and the cluster may not know its node any more."""
+    failures = {
+        rank: TrainingFailedError("Version 3 of run 'r' failed", **details) for rank in (0, 1, 2)
+    }
+    raised: Any = RuntimeError("all of them")
+    raised.worker_failures = failures
+    job: Any = SimpleNamespace(run="r", fence=1)
+    known = {0: "node of 0", 1: "node of 1", 2: "node of 2"}
+    supervisor: Any = SimpleNamespace(
+        stop_reason=None, interruption=None, hung=None, places=SimpleNamespace(node_of=known.get)
+    )
+    found = as_ours(job, supervisor, raised, TOOK)
+    assert found.details == place
+
+
+@pytest.mark.parametrize(
     ("error", "end"),
     [
         (AttemptInterruptedError("resize: saved"), ("interrupted", "resize: saved")),

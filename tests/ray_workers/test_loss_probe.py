@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from ray_workers import environment
 from ray_workers.loss_probe import PROBE_METRIC, measure
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.store.attempts import this_process
@@ -125,6 +126,37 @@ def test_a_silent_change_of_weights_is_caught_by_the_probe_alone(tmp_path, monke
     assert judged(run, 3, probe=PROBE, probe_tolerance=0.5).passed
 
 
+@pytest.mark.parametrize(
+    ("name", "here", "verdict"),
+    [
+        ("device", "NVIDIA H200", True),
+        ("torch", "1.0", True),
+        (
+            "threads",
+            "99",
+            False,
+        ),  # their sums differ in the last digits, which the tolerance covers
+    ],
+)
+def test_another_loss_on_another_device_is_evidence_and_no_verdict(
+    tmp_path, monkeypatch, name, here, verdict
+):
+    run = patient_process(tmp_path)
+    silently_changed(monkeypatch, at_step=6)
+    with pytest.raises(Killed):
+        run.attempt(small_loop(die_at=9, probed=True))
+    usual = environment.describe_environment()
+    monkeypatch.setattr(environment, "describe_environment", lambda: {**usual, name: here})
+    result = judged(run, 3, probe=PROBE)
+    assert (result.check, result.passed) == ("sound", verdict)
+    assert result.evidence["probe_saved"] != result.evidence["probe_read"]
+    told = f"{name} {usual[name]} → {here}" if verdict else None
+    assert result.evidence.get("probe_elsewhere") == told
+    assert (
+        "probe_elsewhere" not in judged(run, 2, probe=PROBE).evidence
+    )  # the same loss all the same
+
+
 def test_a_probe_that_is_not_finite_is_not_sound(tmp_path):
     def spoil(model):
         model[3].bias.data += 1e30
@@ -234,3 +266,52 @@ def test_a_version_that_cannot_be_judged_is_tried_once_and_the_others_go_on(tmp_
     assert judged_next is not None
     assert (judged_next.number, judged_next.rung, judged_next.problem) == (1, "sound", None)
     assert validator.validate_next() is None
+
+
+def test_what_could_not_be_judged_is_looked_at_again_when_a_later_version_could_be(
+    tmp_path, checks
+):
+    run = patient_process(tmp_path)
+    with pytest.raises(Killed):
+        run.attempt(small_loop(die_at=5), {"epochs": 6})
+    reason = tmp_path / "away"
+    reason.touch()
+    module = checks(
+        "from pathlib import Path\n"
+        f"def data_there(version):\n    assert version.step > 4 or not Path({str(reason)!r}).exists()\n"
+    )
+    validator = Validator(run.target, run.run, SoundnessPolicy(checks=(f"{module}:data_there",)))
+
+    def until_none_waits() -> list[tuple[int, str]]:
+        found = []
+        while (one := validator.validate_next()) is not None:
+            found.append((one.number, one.rung))
+        return found
+
+    assert until_none_waits() == [(2, "verified"), (1, "verified")]
+    with pytest.raises(Killed):
+        run.attempt(small_loop(die_at=7), {"epochs": 6})
+    assert until_none_waits() == [(3, "sound"), (1, "verified")]  # the resume judged version 2
+    reason.unlink()
+    with pytest.raises(Killed):
+        run.attempt(small_loop(die_at=9), {"epochs": 6})
+    assert until_none_waits() == [(4, "sound"), (1, "sound")]
+
+
+def test_what_can_never_be_judged_does_not_cost_its_reading_for_ever(tmp_path, checks):
+    run = patient_process(tmp_path)
+    with pytest.raises(Killed):
+        run.attempt(small_loop(die_at=17), {"epochs": 6})
+    module = checks("def even(version):\n    assert version.step > 2\n")
+    validator = Validator(run.target, run.run, SoundnessPolicy(checks=(f"{module}:even",)))
+    log = RunLog(run.target.open().store, run.run, by=this_process())
+    seen = []
+    for newest in sorted(log.state.versions):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "ray_workers.validator_actor._waits",
+                lambda v, n=newest: v.number <= n and v.rung in ("committed", "verified"),
+            )
+            while (one := validator.validate_next()) is not None:
+                seen.append(one.number)
+    assert seen == [1, 2, 1, 3, 1, 4, 5, 6, 7, 8]

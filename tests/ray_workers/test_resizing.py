@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ray_workers import resizing
+from ray_workers import resizing, trainer
 from ray_workers.config import Saving, Scaling, Validation
 from ray_workers.messages import DRAINING, RESIZE, TIME_LIMIT, PawlEvent
 from ray_workers.policies.elastic import GroupEnd, WorkerRange
@@ -190,3 +190,14 @@ def test_an_end_by_somebody_else_while_there_is_no_room_does_not_confuse(story):
     story.rooms, story.ends = [2, 3], [closed]
     with pytest.raises(FenceLostError, match="ended as interrupted"):
         story.train()
+
+
+@pytest.mark.parametrize(("required", "grows"), [("sound", True), ("restorable", False)])
+def test_a_range_does_not_grow_when_a_resume_point_needs_a_drill(tmp_path, required, grows):
+    """What is saved for more workers has had no drill: they would begin far behind it, or not at all."""
+    job = TrainingJob(
+        target=StorageTarget(str(tmp_path)), run="run", run_id="0" * 32, fence=1, flow_run_id="flow", run_count=1, by={},
+        entrypoint="m:f", config={}, code_dir=Path(), resume=None, scaling=Scaling(workers=2, max_workers=4, on_changed_workers="reshard"),
+        saving=Saving(), validation=Validation(required=required),
+    )  # fmt: skip
+    assert (trainer._growth(job, WorkerRange(least=2, most=4)) is not None) is grows

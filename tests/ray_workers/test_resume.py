@@ -4,12 +4,18 @@ import uuid
 
 import pytest
 
-from ray_workers import resume
+from ray_workers import resume, validation
 from ray_workers.resume import choose
 from ray_workers.store import keys, rules, versions
 from ray_workers.store.attempts import create_run, read_run, start_attempt, this_process
 from ray_workers.store.bodies import Condemn, Retire, RolledBack, RunDeleted
-from ray_workers.store.errors import FenceLostError, NewerFormatError, VersionNotFoundError
+from ray_workers.store.errors import (
+    FenceLostError,
+    NewerFormatError,
+    RefusedError,
+    StoreUnavailableError,
+    VersionNotFoundError,
+)
 from ray_workers.store.log import RunLog
 from ray_workers.store.memory import MemoryStore
 from ray_workers.validation import SoundnessPolicy, validate
@@ -29,11 +35,10 @@ def run():
     return made
 
 
-def choice_of(run, *, required="sound", tell=lambda _: None):
+def choice_of(run, *, required="sound", policy=SoundnessPolicy(), tell=lambda _: None):  # noqa: B008 - frozen
     """A new attempt's choice, the run's state after it, and the attempt's fence."""
     log = RunLog(run.store, run.name, by=this_process())
     fence = start_attempt(log, flow_run_id=uuid.uuid4().hex, run_count=1)
-    policy = SoundnessPolicy()
     choice = choose(run.store, log, fence, required=required, policy=policy, tell=tell)
     return choice, read_run(run.store, run.name), fence
 
@@ -189,6 +194,90 @@ def test_what_a_newer_pawl_wrote_is_passed_over_without_a_verdict(run, monkeypat
     assert number(choice) == 2
     assert choice.passed_over[0].reason == "written by a newer Pawl"
     assert state.versions[3].rung == "committed"
+
+
+# --- versions that nothing speaks against are not lost ---------------------------------------------------------------
+
+
+def broken_check(_version):
+    raise RuntimeError("planted")
+
+
+BROKEN = SoundnessPolicy(checks=(f"{__name__}:broken_check",))
+
+
+def test_a_store_that_goes_away_in_a_check_is_no_reason_to_begin_anew(run, monkeypatch):
+    def away(store, manifest, parent):
+        raise StoreUnavailableError("planted")
+
+    monkeypatch.setattr(validation, "measure_shards", away)
+    with pytest.raises(StoreUnavailableError):
+        choice_of(run)
+    state = read_run(run.store, run.name)
+    assert state.open_attempt is not None
+    assert state.open_attempt.resume_at is None
+    monkeypatch.undo()
+    assert number(choice_of(run)[0]) == 3
+
+
+def test_a_check_that_raises_does_not_send_training_back_to_the_beginning(run):
+    with pytest.raises(RefusedError) as met:
+        choice_of(run, policy=BROKEN)
+    text = met.value.message
+    assert "version 3 (step 30, verified), which is not known to be sound" in text
+    assert "RuntimeError: planted" in text
+    assert "start with --required verified" in text
+    assert "--resume never" in text
+    state = read_run(run.store, run.name)
+    assert state.open_attempt is not None
+    assert state.open_attempt.resume_at is None
+    assert number(choice_of(run, policy=BROKEN, required="verified")[0]) == 3
+
+
+def test_an_older_version_that_is_trusted_is_resumed_when_newer_ones_cannot_be_judged(
+    run,
+):
+    run.judge(1, check="verified")
+    run.judge(1)
+    choice, _, _ = choice_of(run, policy=BROKEN)
+    assert number(choice) == 1
+    assert ["planted" in p.reason for p in choice.passed_over] == [True, True]
+
+
+def test_before_the_first_drill_restorable_is_refused_and_not_a_start_from_nothing(run):
+    with pytest.raises(RefusedError) as met:
+        choice_of(run, required="restorable")
+    text = met.value.message
+    assert "version 3 (step 30, sound), which is not known to be restorable" in text
+    assert "`pawl drill run@3`" in text
+    assert "--required sound" in text
+    run.judge(2, check="restorable")
+    assert number(choice_of(run, required="restorable")[0]) == 2
+
+
+def test_a_first_start_and_one_over_begin_from_nothing_whatever_is_required(run):
+    run.append(RolledBack(to=None))
+    choice, state, fence = choice_of(run, required="restorable")
+    assert choice.point is None
+    assert state.attempts[fence].resume_at is not None
+
+
+def test_what_only_a_newer_pawl_can_read_is_not_begun_anew(run, monkeypatch):
+    def newer(*_):
+        raise NewerFormatError("written by a newer Pawl")
+
+    monkeypatch.setattr(versions, "_read_manifest", newer)
+    with pytest.raises(
+        RefusedError, match=r"written by a newer Pawl\. To go on from it, mend that"
+    ):
+        choice_of(run)
+
+
+def test_a_fork_does_not_go_back_to_its_origin_past_versions_of_its_own(run):
+    child = run.fork(2, "child")
+    child.commit(25)
+    with pytest.raises(RefusedError, match="version 1"):
+        choice_of(child, policy=BROKEN)
 
 
 # --- a jump against what came before ---------------------------------------------------------------------------------

@@ -14,13 +14,15 @@ from ray_workers.measuring import measure_shards
 from ray_workers.state_tree import split
 from ray_workers.store.bodies import Condemn, Retire
 from ray_workers.store.checksum import digest_of
-from ray_workers.store.errors import VersionGoneError
+from ray_workers.store.errors import StoreUnavailableError, VersionGoneError
 from ray_workers.store.keys import new_shard_key
 from ray_workers.store.memory import MemoryStore
+from ray_workers.store.opening import StorageTarget
 from ray_workers.store.shards import ShardEntry, arrange, build_header
 from ray_workers.training_state import TrainingParts, capture
 from ray_workers.validation import SoundnessPolicy, record_verdicts, validate
-from tests.support.factories import MadeUpRun
+from ray_workers.validator_actor import Validator
+from tests.support.factories import MadeUpRun, folder_store
 from tests.support.faulty_store import Fault, FaultyStore
 from tests.support.small_training import Killed, final_digests, patient_process, small_loop
 from tests.support.versions import store_tensors
@@ -209,6 +211,84 @@ def test_counters_among_a_models_tensors_are_no_part_of_the_norm():
             store.put(key, data)
         norms.append(measure_shards(store, version.manifest, None).norm)
     assert norms == [2.0, 2.0]
+
+
+def test_a_store_that_is_away_while_values_are_measured_is_no_finding(run):
+    """The bytes have been read; what cannot be measured now is not a version that cannot be judged."""
+    gets = []
+
+    def away(call):
+        gets.extend([call] if call.verb == "get" else [])
+        return Fault.UNAVAILABLE if len(gets) > 3 else None
+
+    with pytest.raises(StoreUnavailableError):
+        results_of(run, store=FaultyStore(run.store, away))
+    assert len(gets) > 3
+    assert run.version(1).rung == "committed"
+
+
+# --- drift over versions that are not evenly spaced -------------------------------------------------------------------
+
+
+def grown(folder, *steps, a_step, times=None):
+    """A run with versions at `steps`, each as large as its step says; `times` spoils those from a step on."""
+    made = MadeUpRun(store=folder_store(folder), name="run")
+    made.start()
+    for step in steps:
+        made.commit(step, content=content_at(step, a_step, times))
+    return made
+
+
+def content_at(step, a_step, times=None):
+    factor = times[1] if times is not None and step >= times[0] else 1.0
+    return factor * (1 + a_step * step)
+
+
+def rungs(folder, made):
+    """As beside training: the newest first, until none waits."""
+    validator = Validator(StorageTarget(str(folder)), "run", SoundnessPolicy())
+    while validator.validate_next() is not None:
+        pass
+    return {n: v.rung for n, v in made.log.refresh().versions.items()}
+
+
+def test_another_interval_does_not_end_the_run_s_sound_versions(tmp_path):
+    made = grown(tmp_path, *range(10, 80, 10), a_step=0.001)
+    assert set(rungs(tmp_path, made).values()) == {"sound"}
+    for step in range(1070, 9070, 1000):
+        made.commit(step, content=content_at(step, 0.001))
+        assert set(rungs(tmp_path, made).values()) == {"sound"}
+    made.commit(8075, content=content_at(8075, 0.001))  # a last save, and back to a short interval
+    made.commit(8085, content=content_at(8085, 0.001))
+    assert set(rungs(tmp_path, made).values()) == {"sound"}
+    made.commit(8095, content=2.5 * content_at(8095, 0.001))
+    assert rungs(tmp_path, made)[18] == "quarantined"
+
+
+def test_a_validator_that_was_away_trusts_what_training_went_on_to(tmp_path):
+    made = grown(tmp_path, *range(5000, 13000, 1000), a_step=1.0)
+    assert set(rungs(tmp_path, made).values()) == {"sound"}
+    for step in range(13000, 25000, 1000):
+        made.commit(step, content=content_at(step, 1.0))
+    assert set(rungs(tmp_path, made).values()) == {"sound"}
+
+
+def test_a_fault_is_not_let_through_because_the_version_before_it_was_refused_or_not_judged_yet(
+    tmp_path,
+):
+    fault = (9000, 2.5)
+    made = grown(tmp_path, *range(1000, 9000, 1000), a_step=0.0001)
+    assert set(rungs(tmp_path, made).values()) == {"sound"}
+    for step in range(9000, 12000, 1000):
+        made.commit(step, content=content_at(step, 0.0001, fault))
+    found = rungs(tmp_path, made)
+    assert {found[n] for n in (9, 10, 11)} == {"quarantined"}
+    for step in range(12000, 20000, 1000):
+        made.commit(step, content=content_at(step, 0.0001, fault))
+        assert rungs(tmp_path, made)[step // 1000] == "quarantined"
+    made.start(8)
+    made.commit(9000, content=content_at(9000, 0.0001))
+    assert rungs(tmp_path, made)[20] == "sound"
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from ray_workers.store.bodies import Retire
 from ray_workers.store.catalog import version_rows
 from ray_workers.store.errors import (
     ConflictError,
-    NewerFormatError,
     PawlError,
+    RefusedError,
     VersionNotFoundError,
 )
 from ray_workers.store.fold_cache import decode_cache, encode_cache
@@ -225,8 +225,8 @@ def _read_everything(store: MemoryStore) -> None:
 
 
 def _go_on(store: MemoryStore) -> None:
-    """A new attempt; what may stop it is a rule, a newer format, or a fork's origin that is gone, and no damage."""
-    with contextlib.suppress(ConflictError, NewerFormatError, VersionNotFoundError):
+    """A new attempt; what may stop it is a rule, what a newer Pawl wrote, or a fork's origin that is gone, and no damage."""
+    with contextlib.suppress(ConflictError, RefusedError, VersionNotFoundError):
         log = create_run(store, RUN, by={})
         fence = start_attempt(log, flow_run_id="next", run_count=1)
         choose(store, log, fence, required="sound", policy=SoundnessPolicy())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -32,7 +33,7 @@ def attempt(monkeypatch):
     """An attempt whose training is `scene.train`, and whose pages are `scene.show`."""
     request = SimpleNamespace(
         target=StorageTarget("memory://x"), run="run", entrypoint="mine:loop", config={},
-        code_dir="/there", scaling=Scaling(), saving=Saving(time_limit_seconds=600),
+        code_dir=Path("/there"), scaling=Scaling(), saving=Saving(time_limit_seconds=600),
         validation=Validation(), job_wish=None,
         identity=RunIdentity(flow_run_id="f-1", name="owl", run_count=2),
     )  # fmt: skip

@@ -1,0 +1,76 @@
+"""What an attempt's end makes of bytes that a worker called damaged."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ray_workers.store.errors import (
+    DamageError,
+    DigestMismatchError,
+    StoreUnavailableError,
+    TrainingFailedError,
+)
+from tasks import ending
+from tests.support.factories import MadeUpRun, flip_byte, folder_store
+
+
+@pytest.fixture
+def resumed(tmp_path, monkeypatch):
+    """A run whose open attempt resumed from version 1."""
+    monkeypatch.setattr(ending, "get_run_logger", lambda: logging.getLogger("test"))
+    made = MadeUpRun(store=folder_store(tmp_path), name="run")
+    made.start()
+    made.commit(10)
+    made.judge(1)
+    made.end("failed")
+    made.start(1)
+    return made
+
+
+def quarantine(made: MadeUpRun, error: Exception) -> str:
+    """The rung of version 1 after an attempt's end by `error`."""
+    target = SimpleNamespace(open=lambda: SimpleNamespace(store=made.store))
+    attempt: Any = SimpleNamespace(request=SimpleNamespace(target=target, run=made.name), by={})
+    ending._quarantine(attempt, error)
+    return made.version(1).rung
+
+
+def test_what_does_not_hold_here_either_is_quarantined_for_what_was_found_here(tmp_path, resumed):
+    key = resumed.shard_keys(1)[0]
+    flip_byte(tmp_path, key)
+    assert quarantine(resumed, DamageError("one worker's words")) == "quarantined"
+    assert resumed.version(1).bad_bytes
+    assert key in resumed.version(1).quarantine
+
+
+def test_the_word_of_one_machine_quarantines_nothing_that_holds_here(resumed, caplog):
+    met = DigestMismatchError("x is damaged", key=resumed.shard_keys(1)[0])
+    assert quarantine(resumed, met) == "sound"
+    assert "All bytes of version 1 hold here" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TrainingFailedError("a rank could not read it"),
+        DigestMismatchError("a data set's", key="data/part-0"),
+    ],
+)
+def test_what_says_nothing_about_the_version_is_not_looked_into(tmp_path, resumed, error):
+    flip_byte(tmp_path, resumed.shard_keys(1)[0])
+    assert quarantine(resumed, error) == "sound"
+
+
+def test_a_store_that_is_away_then_does_not_hide_what_ended_the_attempt(
+    resumed, monkeypatch, caplog
+):
+    def away(*_: Any) -> Any:
+        raise StoreUnavailableError("the store is away")
+
+    monkeypatch.setattr(ending, "verify_bytes", away)
+    assert quarantine(resumed, DamageError("bad")) == "sound"
+    assert "the store is away" in caplog.text
