@@ -14,11 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from ray_workers.coordination import Coordination, Coordinator
 from ray_workers.log_collecting import LineBox
-from ray_workers.messages import LogLine, ShardReport, StagedShard, StopRequest, VersionOutcome
+from ray_workers.messages import (
+    LogLine,
+    SaveId,
+    ShardReport,
+    StagedShard,
+    StopRequest,
+    VersionOutcome,
+)
 from ray_workers.metrics import RunMetrics
 from ray_workers.pipeline import store_and_report
 from ray_workers.policies.hang import RankPulse
@@ -27,13 +34,21 @@ from ray_workers.rank_signs import BesideRanks
 from ray_workers.ray_metrics import RayInstruments
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.clock import epoch_seconds
+from ray_workers.store.errors import StoreUnavailableError
 from ray_workers.store.opening import StorageTarget
+from ray_workers.telling_again import telling_again
 from ray_workers.uploader import Uploader, lower_priority
 
 __all__ = ["AgentConfig", "NodeAgent", "agent_name"]
 
 
 _ACTOR_DIED = "the checkpoint actor died before this version was committed"
+
+_ANSWER_S = 30.0
+"""A checkpoint actor that does not answer for so long stands still."""
+
+_TELL_S = 60.0
+"""So often the checkpoint actor hears that a shard is still being stored; far below what it waits without a word."""
 
 _WAITING = 256
 """Saves that are open at once: each waits here until all ranks have stored theirs, so one that finds no place would keep all
@@ -154,9 +169,20 @@ class NodeAgent:
             self._staging.remove_leftovers()
 
     @ray.method(concurrency_group="control")
-    def decline(self, step: int, reason: str) -> None:
-        """This node has no shard of `step`. Returns at once."""
-        self._say(lambda actor: actor.give_up.remote(step, reason))
+    def decline(self, save: SaveId, reason: str) -> None:
+        """This node has no shard of `save`. Returns at once."""
+        self._say(lambda actor: actor.give_up.remote(save, reason))
+
+    @ray.method(concurrency_group="io")
+    def at_work(self) -> bool:
+        """Whether saves still come to an end: by answering for itself, and whether the checkpoint actor answers."""
+        try:
+            ray.get(self._coordination.current().actor.process.remote(), timeout=_ANSWER_S)
+        except RayActorError:
+            return True  # what it took along is said to be lost
+        except (GetTimeoutError, StoreUnavailableError):
+            return False
+        return True
 
     @ray.method(concurrency_group="io")
     def save(self, staged: StagedShard) -> VersionOutcome:
@@ -170,17 +196,21 @@ class NodeAgent:
             answer: VersionOutcome = ray.get(link.actor.gather.remote(done))
             return answer
 
-        def give_up(step: int, reason: str) -> VersionOutcome:
+        def give_up(save: SaveId, reason: str) -> VersionOutcome:
             self._metrics.upload_failed()
-            answer: VersionOutcome = ray.get(link.actor.give_up.remote(step, reason))
+            answer: VersionOutcome = ray.get(link.actor.give_up.remote(save, reason))
             return answer
 
+        def begin() -> None:
+            link.actor.begin.remote(staged.save, staged.rank)
+
         try:
-            outcome = store_and_report(self._uploader, staged, link.fence, report, give_up)
+            with telling_again(begin, every_s=_TELL_S):
+                outcome = store_and_report(self._uploader, staged, link.fence, report, give_up)
         except RayActorError:
-            outcome, step, rank = None, staged.progress.step, staged.rank
+            outcome, save = None, staged.save
             self._coordination.bury(link)
-            self._say(lambda actor: actor.lose.remote(step, rank, _ACTOR_DIED))
+            self._say(lambda actor: actor.lose.remote(save, _ACTOR_DIED))
         finally:
             self._metrics.answered(self._node)
         return outcome or VersionOutcome(step=staged.progress.step, number=None, reason=_ACTOR_DIED)

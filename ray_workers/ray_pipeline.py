@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from ray_workers.messages import StagedShard, StopRequest, VersionOutcome
+from ray_workers.messages import SaveId, StagedShard, StopRequest, VersionOutcome
 
 __all__ = ["RayPipeline"]
 
@@ -18,6 +18,8 @@ _RESUBMIT_PAUSE_S = 1.0
 _STOP_POLL_S = 0.25
 _STOP_TIMEOUT_S = 10.0
 _ALLOCATE_TIMEOUT_S = 60.0
+_AT_WORK_TIMEOUT_S = 120.0
+"""Above what the agent waits for the checkpoint actor, and for its successor."""
 
 
 class RayPipeline:
@@ -43,8 +45,17 @@ class RayPipeline:
     def submit(self, staged: StagedShard) -> _AgentPending:
         return _AgentPending(self._agent, staged)
 
-    def decline(self, step: int, rank: int, reason: str) -> None:
-        self._agent.decline.remote(step, f"rank {rank}: {reason}")
+    def decline(self, save: SaveId, rank: int, reason: str) -> None:
+        self._agent.decline.remote(save, f"rank {rank}: {reason}")
+
+    def at_work(self) -> bool:
+        try:
+            answer: bool = ray.get(self._agent.at_work.remote(), timeout=_AT_WORK_TIMEOUT_S)
+        except GetTimeoutError:
+            return False
+        except RayActorError:
+            return True  # it is being restarted; the save asks again by itself, and not for ever
+        return answer
 
     def stop_request(self) -> StopRequest | None:
         if self._listener is None:  # rank 0 alone asks
