@@ -6,7 +6,7 @@ from ray_workers.telling_again import telling_again
 
 
 def test_it_is_told_at_once_and_again_until_it_is_over():
-    told, often = [], threading.Event()
+    told, often = list[None](), threading.Event()
 
     def tell():
         told.append(None)
