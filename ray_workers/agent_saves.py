@@ -18,10 +18,11 @@ from ray.exceptions import ActorUnavailableError, RayError
 
 from ray_workers.actor_errors import in_short, is_gone
 from ray_workers.coordination import Coordination, Coordinator
-from ray_workers.messages import ShardReport, StagedShard, VersionOutcome
+from ray_workers.messages import SaveId, ShardReport, StagedShard, VersionOutcome
 from ray_workers.metrics import RunMetrics
 from ray_workers.pipeline import store_and_report
 from ray_workers.store.errors import StoreUnavailableError
+from ray_workers.telling_again import telling_again
 from ray_workers.uploader import Uploader
 
 __all__ = ["AgentSaves"]
@@ -29,6 +30,10 @@ __all__ = ["AgentSaves"]
 _ACTOR_DIED = "the checkpoint actor died before this version was committed"
 _AWAY_TRIES = 60
 _AWAY_PAUSE_S = 1.0
+_ANSWER_S = 30.0
+"""A checkpoint actor that does not answer for so long stands still."""
+_TELL_S = 60.0
+"""So often the checkpoint actor hears that a shard is still being stored; far below what it waits without a word."""
 _log = logging.getLogger(__name__)
 
 
@@ -66,13 +71,16 @@ class AgentSaves:
             return self._dropped(staged, error.message)
         self._metrics.staged(staged.bytes, self._node)
         try:
-            outcome = store_and_report(
-                self._uploader,
-                staged,
-                link.fence,
-                functools.partial(self._report, link),
-                functools.partial(self._give_up, link),
-            )
+            with telling_again(
+                lambda: link.actor.begin.remote(staged.save, staged.rank), every_s=_TELL_S
+            ):
+                outcome = store_and_report(
+                    self._uploader,
+                    staged,
+                    link.fence,
+                    functools.partial(self._report, link),
+                    functools.partial(self._give_up, link),
+                )
         except RayError as error:
             if not is_gone(error):
                 return self._dropped(
@@ -83,17 +91,27 @@ class AgentSaves:
             self._metrics.answered(self._node)
         return outcome or _nothing(staged, _ACTOR_DIED)
 
-    def decline(self, step: int, reason: str) -> None:
-        """This node has no shard of `step`. Returns at once."""
-        self._say(lambda actor: actor.give_up.remote(step, reason))
+    def decline(self, save: SaveId, reason: str) -> None:
+        """This node has no shard of `save`. Returns at once."""
+        self._say(lambda actor: actor.give_up.remote(save, reason))
+
+    def at_work(self) -> bool:
+        """Whether the checkpoint actor answers. What a dead one took along is said to be lost, so that ends too."""
+        try:
+            ray.get(self._coordination.current().actor.process.remote(), timeout=_ANSWER_S)
+        except StoreUnavailableError:
+            return False
+        except RayError as error:
+            return is_gone(error)
+        return True
 
     def _report(self, link: Coordinator, done: ShardReport) -> VersionOutcome:
         self._metrics.uploaded(done)
         return self._answer(lambda: link.actor.gather.remote(done))
 
-    def _give_up(self, link: Coordinator, step: int, reason: str) -> VersionOutcome:
+    def _give_up(self, link: Coordinator, save: SaveId, reason: str) -> VersionOutcome:
         self._metrics.upload_failed()
-        return self._answer(lambda: link.actor.give_up.remote(step, reason))
+        return self._answer(lambda: link.actor.give_up.remote(save, reason))
 
     def _answer(self, send: Callable[[], Any]) -> VersionOutcome:
         """A cut connection says nothing of the actor behind it; a message that it has had already changes nothing there."""
@@ -109,14 +127,13 @@ class AgentSaves:
 
     def _lost(self, link: Coordinator, staged: StagedShard) -> VersionOutcome:
         """The coordinator took the shard with it. No store refused it, so none of the budget is spent."""
-        step, rank = staged.progress.step, staged.rank
         self._coordination.bury(link)
-        self._say(lambda actor: actor.lose.remote(step, rank, _ACTOR_DIED))
+        self._say(lambda actor: actor.lose.remote(staged.save, _ACTOR_DIED))
         return _nothing(staged, _ACTOR_DIED)
 
     def _dropped(self, staged: StagedShard, reason: str) -> VersionOutcome:
         told = f"rank {staged.rank}: {reason}"
-        self.decline(staged.progress.step, told)
+        self.decline(staged.save, told)
         return _nothing(staged, told)
 
     def _say(self, send: Callable[[Any], Any]) -> None:

@@ -13,7 +13,7 @@ import ray
 
 from ray_workers.checkpoint_manager import CheckpointManager
 from ray_workers.gathering import Gathering
-from ray_workers.messages import PawlEvent, ShardReport, VersionOutcome
+from ray_workers.messages import PawlEvent, SaveId, ShardReport, VersionOutcome
 from ray_workers.metrics import RunMetrics
 from ray_workers.ray_metrics import RayInstruments
 from ray_workers.store.attempts import this_process
@@ -57,17 +57,19 @@ class CheckpointActor:
         self._metrics = RunMetrics(RayInstruments(), attempt.run)
         self._metrics.started(resumed=attempt.parent is not None)
 
+    async def begin(self, save: SaveId, rank: int) -> None:
+        """A node agent stores the shard of `rank`; it says so again and again until that is done."""
+        self._gathering.begin(save, rank)
+
     async def gather(self, report: ShardReport) -> VersionOutcome:
         """Take a durable shard; answers when the whole version is committed or dropped."""
-        return await self._gathering.answer(
-            report.staged.progress.step, self._manager.gather, report
-        )
+        return await self._gathering.gather(report)
 
-    async def give_up(self, step: int, reason: str) -> VersionOutcome:
-        return await self._gathering.answer(step, self._manager.give_up, step, reason)
+    async def give_up(self, save: SaveId, reason: str) -> VersionOutcome:
+        return await self._gathering.answer(save, self._manager.give_up, save, reason)
 
-    async def lose(self, step: int, rank: int, reason: str) -> VersionOutcome:
-        return await self._gathering.answer(step, self._manager.lose, step, rank, reason)
+    async def lose(self, save: SaveId, reason: str) -> VersionOutcome:
+        return await self._gathering.answer(save, self._manager.lose, save, reason)
 
     async def drain_events(self) -> tuple[list[PawlEvent], str | None]:
         """Events since the last call, and why the attempt must stop, if it must."""
@@ -79,7 +81,7 @@ class CheckpointActor:
         self._manager.stop(reason)
 
     async def settle(self, timeout_s: float) -> bool:
-        """Wait until no version is half gathered; whether that came true in time."""
+        """Wait until no shard is on its way any more; whether that came true in time."""
         return await self._gathering.settle(timeout_s)
 
     async def process(self) -> dict[str, object]:

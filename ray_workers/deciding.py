@@ -108,14 +108,15 @@ class Decider:
             return Decision(next_step=next_step, save=save, announce=news)
         if asked.reason != "interrupted":
             return Decision(next_step=next_step, stop=asked.reason, announce=news)
-        fits = LastSave().fits(
+        rule = LastSave()
+        fits = rule.fits(
             grace_s=asked.grace_s, persist_s=self._persist_s, flights=self._saver.flights
         )
         return Decision(
             next_step=next_step,
             save=last and fits,
             stop=asked.reason,
-            grace_s=asked.grace_s,
+            grace_s=rule.wait_s(grace_s=asked.grace_s),
             announce=news,
         )
 

@@ -16,7 +16,7 @@ from ray_workers.context import TrainingContext, set_context
 from ray_workers.drill_notes import DrillEnded, DrillNotes
 from ray_workers.entrypoints import TrainLoop, load_entrypoint
 from ray_workers.environment import changes
-from ray_workers.messages import ResumePoint, StagedShard, StopRequest
+from ray_workers.messages import ResumePoint, SaveId, StagedShard, StopRequest
 from ray_workers.pipeline import PendingSave
 from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.store.errors import InternalError, TrainingFailedError
@@ -52,8 +52,11 @@ class NothingIsStored:
     def submit(self, staged: StagedShard) -> PendingSave:
         raise InternalError(f"A drill saves nothing; rank {staged.rank} wants to.")
 
-    def decline(self, step: int, rank: int, reason: str) -> None:
-        del step, rank, reason
+    def decline(self, save: SaveId, rank: int, reason: str) -> None:
+        del save, rank, reason
+
+    def at_work(self) -> bool:
+        return False
 
     def stop_request(self) -> StopRequest | None:
         return StopRequest(reason="stopped")

@@ -19,6 +19,7 @@ __all__ = [
     "PawlEvent",
     "RankState",
     "ResumePoint",
+    "SaveId",
     "ShardReport",
     "StagedFile",
     "StagedPart",
@@ -49,6 +50,15 @@ class ResumePoint:
     """It is a version of another run: this run is a fork."""
     verify_s: float = 0.0
     """Seconds that reading it back took when it was chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class SaveId:
+    """One save of an attempt, as all of its ranks call it; in order of happening."""
+
+    step: int
+    number: int = 0
+    """How many saves the attempt had begun before: one step may be saved again, as a training's last one is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +116,12 @@ class StagedShard:
     """When the copy began, on this host's monotonic clock; its node agent reads the same one."""
     known: tuple[ShardEntry, ...] = ()
     """What is stored already and may be named instead of a part with the same bytes."""
+    save_number: int = 0
+    """As in `SaveId`."""
+
+    @property
+    def save(self) -> SaveId:
+        return SaveId(step=self.progress.step, number=self.save_number)
 
     @property
     def bytes(self) -> int:

@@ -16,7 +16,7 @@ import ray
 from ray_workers.agent_saves import AgentSaves
 from ray_workers.coordination import Coordination, Coordinator
 from ray_workers.log_collecting import LineBox
-from ray_workers.messages import LogLine, StagedShard, StopRequest, VersionOutcome
+from ray_workers.messages import LogLine, SaveId, StagedShard, StopRequest, VersionOutcome
 from ray_workers.metrics import RunMetrics
 from ray_workers.policies.hang import RankPulse
 from ray_workers.pulse_board import PulseBoard
@@ -155,9 +155,14 @@ class NodeAgent:
             self._staging.remove_leftovers()
 
     @ray.method(concurrency_group="control")
-    def decline(self, step: int, reason: str) -> None:
-        """This node has no shard of `step`. Returns at once."""
-        self._saves.decline(step, reason)
+    def decline(self, save: SaveId, reason: str) -> None:
+        """This node has no shard of `save`. Returns at once."""
+        self._saves.decline(save, reason)
+
+    @ray.method(concurrency_group="io")
+    def at_work(self) -> bool:
+        """Whether saves still come to an end: by answering for itself, and whether the checkpoint actor answers."""
+        return self._saves.at_work()
 
     @ray.method(concurrency_group="io")
     def save(self, staged: StagedShard) -> VersionOutcome:

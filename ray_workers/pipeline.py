@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from ray_workers.checkpoint_manager import CheckpointManager
-from ray_workers.messages import StagedShard, StopRequest, VersionOutcome
+from ray_workers.messages import SaveId, StagedShard, StopRequest, VersionOutcome
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.errors import PawlError
 from ray_workers.uploader import Uploader, lower_priority
@@ -38,8 +38,14 @@ class SavePipeline(Protocol):
     def submit(self, staged: StagedShard) -> PendingSave:
         """Hand over a staged shard. Returns at once."""
 
-    def decline(self, step: int, rank: int, reason: str) -> None:
-        """This rank has no shard for `step`: the version is dropped. Returns at once."""
+    def decline(self, save: SaveId, rank: int, reason: str) -> None:
+        """This rank has no shard for `save`: the version is dropped. Returns at once."""
+
+    def at_work(self) -> bool:
+        """Whether what was handed over is still being worked on, so that its answer will come, however slow the store.
+
+        May take a minute to find out.
+        """
 
     def stop_request(self) -> StopRequest | None:
         """Why the attempt must end, as far as is known here; None: go on. Never blocks."""
@@ -50,15 +56,15 @@ class SavePipeline(Protocol):
 
 def store_and_report(
     uploader: Uploader, staged: StagedShard, fence: int, report: Callable[..., VersionOutcome | None],
-    give_up: Callable[[int, str], VersionOutcome],
+    give_up: Callable[[SaveId, str], VersionOutcome],
 ) -> VersionOutcome | None:  # fmt: skip
     """Make one staged shard durable and tell the coordinator, whichever way it went."""
     try:
         done = uploader.upload(staged, fence)
     except (PawlError, OSError) as error:
-        return give_up(staged.progress.step, f"rank {staged.rank}: {error}")
+        return give_up(staged.save, f"rank {staged.rank}: {error}")
     outcome = report(done)
-    if outcome is None or outcome.number is None:
+    if outcome is None or outcome.number is None or outcome.resend:
         return outcome
     return replace(outcome, shards=done.entries)
 
@@ -92,8 +98,11 @@ class InProcessPipeline:
         )
         return _FuturePending(future)
 
-    def decline(self, step: int, rank: int, reason: str) -> None:
-        self._manager.give_up(step, f"rank {rank}: {reason}")
+    def decline(self, save: SaveId, rank: int, reason: str) -> None:
+        self._manager.give_up(save, f"rank {rank}: {reason}")
+
+    def at_work(self) -> bool:
+        return True  # a thread of this process, and its tries are counted
 
     def stop_request(self) -> StopRequest | None:
         reason = self._manager.stop_reason

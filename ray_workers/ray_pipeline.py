@@ -14,7 +14,7 @@ from ray.util import list_named_actors
 from ray_workers.actor_errors import in_short, is_gone
 from ray_workers.agent_link import AgentLink
 from ray_workers.checkpoint_actor import newest_name
-from ray_workers.messages import StagedShard, StopRequest, VersionOutcome
+from ray_workers.messages import SaveId, StagedShard, StopRequest, VersionOutcome
 from ray_workers.ray_cluster import NAMESPACE
 
 __all__ = ["RayPipeline", "coordinator_finder"]
@@ -24,6 +24,8 @@ _RESUBMIT_PAUSE_S = 1.0
 _STOP_POLL_S = 0.25
 _STOP_TIMEOUT_S = 10.0
 _ALLOCATE_TIMEOUT_S = 60.0
+_AT_WORK_TIMEOUT_S = 120.0
+"""Above what the agent waits for the checkpoint actor, and for its successor."""
 
 
 def coordinator_finder(run_id: str, attempt: int) -> Callable[[], Any | None]:
@@ -73,8 +75,18 @@ class RayPipeline:
     def submit(self, staged: StagedShard) -> _AgentPending:
         return _AgentPending(self._link, staged, self._find_coordinator)
 
-    def decline(self, step: int, rank: int, reason: str) -> None:
-        self._link.actor.decline.remote(step, f"rank {rank}: {reason}")
+    def decline(self, save: SaveId, rank: int, reason: str) -> None:
+        self._link.actor.decline.remote(save, f"rank {rank}: {reason}")
+
+    def at_work(self) -> bool:
+        try:
+            answer: bool = ray.get(self._link.actor.at_work.remote(), timeout=_AT_WORK_TIMEOUT_S)
+        except GetTimeoutError:
+            return False
+        except RayError as error:
+            self._link.failed(error)
+            return True  # it is being restarted; the save asks again by itself, and not for ever
+        return answer
 
     def stop_request(self) -> StopRequest | None:
         if self._listener is None:  # rank 0 alone asks
@@ -183,7 +195,7 @@ class _AgentPending:
         coordinator = self._find_coordinator()
         if coordinator is None:
             return False
-        self._ref = coordinator.give_up.remote(self._staged.progress.step, self._given_up)
+        self._ref = coordinator.give_up.remote(self._staged.save, self._given_up)
         return True
 
     def _resubmitted(self) -> Any | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from ray_workers.context import TrainingContext
@@ -19,6 +20,10 @@ from ray_workers.store.errors import InvalidInputError
 __all__ = ["SaveRounds"]
 
 _FINAL_PATIENCE_S = 900.0
+"""After so long it is asked, again and again, whether what an open save waits for still stands."""
+_LOOK_S = 60.0
+_ROOM_S = 1.0
+"""Rank 0 knows of no open save any more, so answers to other ranks are on their way."""
 
 _log = logging.getLogger("pawl")
 
@@ -60,6 +65,15 @@ class SaveRounds:
         with self._context.heart.resting():
             self._books.hear(self._saver.wait(patience_s))
 
+    def _settle_all(self) -> None:
+        """Wait for the outcome of the open saves, however slow the store: each upload ends by its own tries.
+
+        They are left open only when an agent or a checkpoint actor stands still, which ends by nothing else.
+        """
+        self.settle(_FINAL_PATIENCE_S)
+        while self._saver.in_flight and self._context.pipeline.at_work():
+            self.settle(_LOOK_S)
+
     def meet(self) -> None:
         """All ranks are here at the same step; rank 0 says what happens."""
         self._books.hear(self._saver.collect())
@@ -90,14 +104,14 @@ class SaveRounds:
         """As `meet`, of a loop that hands over a directory, or none on this rank."""
         wanted = checkpoint is not None
         if wanted:
-            self.settle(_FINAL_PATIENCE_S)
+            self._settle_all()
         else:
             self._books.hear(self._saver.collect())
         step = self._live.step
         decision = self._channel.agree(self._books.decision(step, save=wanted, last=wanted))
         content = None
         if decision.save:
-            self.settle(_FINAL_PATIENCE_S)
+            self._settle_all()
             metrics = self._live.series.latest()
             content = pack_directory(checkpoint, rank=self._context.rank, metrics=metrics)
         elif wanted and decision.stop is None:
@@ -110,9 +124,9 @@ class SaveRounds:
         """Make the final state a version, and return only when that is known."""
         books, live = self._books, self._live
         while True:
-            self.settle(_FINAL_PATIENCE_S)
-            if self._saver.in_flight:
-                books.stop = "stopped"  # a store this slow must not end as a silent success
+            self._settle_all()
+            if self._saver.in_flight or self._lost_a_directory():
+                books.stop = books.stop or "stopped"  # must not end as a silent success
             # Only another attempt than the one that committed a step may make a second version of it.
             unsaid = live.progress.finished and not (live.began_finished or books.committed)
             wanted = live.parts is not None and (live.step > books.committed_step or unsaid)
@@ -139,24 +153,32 @@ class SaveRounds:
             what,
         )
 
+    def _lost_a_directory(self) -> bool:
+        """The last one that this attempt was handed is no version, and is not there to be handed over once more."""
+        books, live = self._books, self._live
+        saved = books.saved_step > live.first_step
+        return live.parts is None and saved and books.committed_step < books.saved_step
+
     def _act(self, decision: Decision, content: RankContent | None = None) -> None:
+        ends_at = time.monotonic() + decision.grace_s
         self._next_agreement = decision.next_step
         live = self._live
         if decision.announce is not None and self._context.announcer is not None:
             self._context.announcer.announce(decision.announce, live.step, live.series.latest())
         if decision.save:
-            if decision.stop is not None and self._saver.flights >= self._context.buffers:
-                self.settle(decision.grace_s)  # now it is worth waiting for room
+            if self._saver.flights >= self._context.buffers:
+                # To an end it is worth waiting for room.
+                self.settle(_ROOM_S if decision.stop is None else decision.grace_s)
             self._saver.stage(content or self._content(), live.progress)
             self._books.staged(live.step, live.epoch)
         if decision.stop is not None:
-            self._end(decision)
+            self._end(decision, ends_at)
 
     def _content(self) -> RankContent:
         return self._live.content(pace=self._books.pace, interrupted_by=self._books.interrupted_by)
 
-    def _end(self, decision: Decision) -> None:
-        """All ranks leave the loop here; interrupted ones when they know what became of their last saves."""
+    def _end(self, decision: Decision, ends_at: float) -> None:
+        """All ranks leave the loop here; interrupted ones when they know what became of their last saves, or at `ends_at`."""
         live = self._live
         if self._context.drill:
             done, metrics = live.step - live.first_step, live.series.latest()
@@ -164,7 +186,7 @@ class SaveRounds:
                 done, metrics, live.start_seconds, live.probed, through=live.progress.finished
             )
         if decision.stop == "interrupted":
-            self.settle(decision.grace_s)
+            self.settle(max(0.0, ends_at - time.monotonic()))
         raise stop_error(
             self._books.stop or decision.stop or "stopped",
             run=self._context.run,

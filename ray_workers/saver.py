@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ray_workers.host_copy import copy_pool
-from ray_workers.messages import StagedShard, VersionOutcome
+from ray_workers.messages import SaveId, StagedShard, VersionOutcome
 from ray_workers.pipeline import PendingSave, SavePipeline
 from ray_workers.rank_content import RankContent, digests_in, rank_state, staged_parts
 from ray_workers.reuse import Offer, Reuse
@@ -39,7 +39,7 @@ class _Flight:
     """One save, from the begin of its copy to the answer."""
 
     buffer: StagingBuffer
-    step: int
+    save: SaveId
     offer: Offer
     copy: StateCopy | None = None
     pending: PendingSave | None = None
@@ -72,6 +72,7 @@ class Saver:
         self._ring: StagingRing | None = None
         self._plan: ShardPlan | None = None
         self._flights: list[_Flight] = []
+        self._saves = 0
         self._unheard: list[VersionOutcome] = []
         self._pool: ThreadPoolExecutor | None = None
         self._restless: set[str] = set()
@@ -102,28 +103,29 @@ class Saver:
         return self._gather(_poll)
 
     def wait(self, timeout_s: float) -> list[VersionOutcome]:
-        """As `collect`, but waits up to `timeout_s` seconds for each open save."""
+        """As `collect`, but waits for the open saves, up to `timeout_s` seconds for all of them."""
+        deadline = time.monotonic() + timeout_s
         self.before_step()  # there is nothing better to do than to help with the copy
-        return self._gather(lambda flight: _wait(flight, timeout_s))
+        return self._gather(lambda flight: _wait(flight, deadline))
 
     def stage(self, content: RankContent, progress: Progress) -> None:
         """Begin to copy the live state into a buffer, to be handed over when the copy is whole.
 
         When this returns, training may change everything but what `content` calls steady; and that after
-        `before_step`. With no buffer free the version is dropped, never waited for.
+        `before_step`. With no buffer free the version is dropped, never waited for. All ranks call it for the same saves.
         """
         started = time.monotonic()
+        save = SaveId(step=progress.step, number=self._saves)
+        self._saves += 1
         self.before_step()  # two saves without an optimizer's step between them
         offer = self._reuse.offer(content.tensors, content.frozen)
         plan = self._planned(content.tensors, offer.groups)
         buffer = self._free_buffer(plan.total)
         if buffer is None:
-            self._pipeline.decline(
-                progress.step, self._rank, "all its staging buffers are still being read"
-            )
+            self._pipeline.decline(save, self._rank, "all its staging buffers are still being read")
             return
         self._pool = self._pool or copy_pool()
-        flight = _Flight(buffer, progress.step, offer)
+        flight = _Flight(buffer, save, offer)
         self._flights.append(flight)
         flight.waiting_since = started
         with torch.no_grad():
@@ -188,6 +190,7 @@ class Saver:
                 staged_s=_stood_still(flight),
                 known=flight.offer.known,
                 begun_at=flight.begun_at,
+                save_number=flight.save.number,
             )
             flight.pending = self._pipeline.submit(staged)
         except (PawlError, OSError) as error:
@@ -197,7 +200,7 @@ class Saver:
 
     def _decline(self, flight: _Flight, reason: str) -> None:
         flight.declined = True
-        self._pipeline.decline(flight.step, self._rank, reason)
+        self._pipeline.decline(flight.save, self._rank, reason)
 
     def _planned(
         self, tensors: Mapping[str, torch.Tensor], groups: tuple[frozenset[str], ...]
@@ -210,7 +213,8 @@ class Saver:
         if self._ring is None or self._ring.size < size:
             with self._resting():
                 self._replace_ring(size)
-        return self._ring.take() if self._ring is not None else None
+        fits = self._ring is not None and self._ring.size >= size
+        return self._ring.take() if self._ring is not None and fits else None
 
     def _replace_ring(self, size: int) -> None:
         """The state grew (an optimizer's state appears with its first step): larger buffers, once the old are free."""
@@ -244,9 +248,13 @@ def _poll(flight: _Flight) -> VersionOutcome | None:
     return flight.pending.poll() if flight.pending is not None else None
 
 
-def _wait(flight: _Flight, timeout_s: float) -> VersionOutcome | None:
-    flight.handed_over.wait(timeout_s)
-    return flight.pending.wait(timeout_s) if flight.pending is not None else None
+def _wait(flight: _Flight, deadline: float) -> VersionOutcome | None:
+    flight.handed_over.wait(_left(deadline))
+    return flight.pending.wait(_left(deadline)) if flight.pending is not None else None
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
 
 
 def _stop_waiting(flight: _Flight) -> None:

@@ -39,6 +39,6 @@ def stop_error(stop: str, *, run: str, step: int, committed_step: int) -> PawlEr
             committed_step=committed_step,
         )
     return RetryableError(
-        f"Run {run!r} stops at step {step}: it was asked to, or its last save had no answer in time. A retry resumes "
-        "from its newest version."
+        f"Run {run!r} stops at step {step}: it was asked to, or its last save did not become a version. A retry "
+        "resumes from its newest version."
     )

@@ -19,21 +19,26 @@ class LastSave:
     """Seconds that a flow needs to end once its last version is committed: Ray, records, the orchestrator."""
 
     def fits(self, *, grace_s: float, persist_s: float | None, flights: int) -> bool:
-        """Whether a full save can be committed in time, behind what is in flight.
+        """Whether to save once more: with nothing in flight always, else if a full save fits behind it by what was measured.
 
-        If not, what is in flight has the store to itself, and is all that can still become a version.
+        If not, what is in flight has the store to itself, and is all that can still become a version. With nothing in flight
+        trying puts nothing at risk: an attempt ends with its grace, whatever became of its last save.
 
         Args:
             grace_s: seconds that are left.
             persist_s: the longest time from copy to commit of this attempt's saves; None: no save was measured, and
-                then trying puts nothing at risk that is committed.
+                then it is tried.
             flights: saves that are open.
         """
         if grace_s <= self.reserve_s:
             return False
-        if persist_s is None:
+        if persist_s is None or flights == 0:
             return True
         return (flights + 1) * self.margin * persist_s + self.reserve_s <= grace_s
+
+    def wait_s(self, *, grace_s: float) -> float:
+        """Seconds that an attempt's ranks wait for its last versions, so that they end before they are ended."""
+        return max(0.0, grace_s - self.reserve_s)
 
     def lead_s(self, *, limit_s: float, persist_s: float | None, step_s: float | None) -> float:
         """Seconds before a time limit at which the attempt must be told to end.

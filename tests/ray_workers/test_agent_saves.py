@@ -19,7 +19,7 @@ from ray_workers.store.manifest import Progress
 from ray_workers.store.memory import MemoryStore
 from ray_workers.store.opening import StorageTarget
 from ray_workers.uploader import ShardStore, Uploader
-from tests.support.fake_actor import FakeActor, without_ray
+from tests.support.fake_actor import PENDING, FakeActor, without_ray
 
 STORED = VersionOutcome(step=7, number=3)
 AWAY = ActorUnavailableError("cut", None)
@@ -81,7 +81,7 @@ def test_one_that_stays_away_costs_the_save_and_is_told_when_it_can_be(tmp_path,
     outcome = scene.save()
     assert outcome.number is None
     assert "gave no answer: ActorUnavailableError" in str(outcome.reason)
-    assert eventually(lambda: actor.asked("give_up")) == [(7, outcome.reason)]
+    assert eventually(lambda: actor.asked("give_up")) == [(scene.staged.save, outcome.reason)]
 
 
 @pytest.mark.parametrize("error", [ActorDiedError(), OutOfMemoryError("killed by Ray")])
@@ -93,7 +93,7 @@ def test_a_dead_one_is_buried_and_its_successor_told_what_it_took_along(tmp_path
     assert "the checkpoint actor died" in str(outcome.reason)
     successor = FakeActor()
     scene.coordination.attach(Coordinator(actor=successor, fence=6))
-    assert eventually(lambda: successor.asked("lose")) == [(7, 1, outcome.reason)]
+    assert eventually(lambda: successor.asked("lose")) == [(scene.staged.save, outcome.reason)]
 
 
 def test_without_a_coordinator_the_save_is_dropped_and_the_next_one_hears_of_it(tmp_path):
@@ -103,7 +103,7 @@ def test_without_a_coordinator_the_save_is_dropped_and_the_next_one_hears_of_it(
     assert "not told who coordinates" in str(outcome.reason)
     late = FakeActor()
     scene.coordination.attach(Coordinator(actor=late, fence=2))
-    assert eventually(lambda: late.asked("give_up")) == [(7, outcome.reason)]
+    assert eventually(lambda: late.asked("give_up")) == [(scene.staged.save, outcome.reason)]
 
 
 def test_what_the_coordinator_raises_stays_here(tmp_path):
@@ -112,7 +112,7 @@ def test_what_the_coordinator_raises_stays_here(tmp_path):
     scene.coordination.attach(Coordinator(actor=actor, fence=2))
     outcome = scene.save()
     assert "KeyError" in str(outcome.reason)
-    assert eventually(lambda: actor.asked("give_up")) == [(7, outcome.reason)]
+    assert eventually(lambda: actor.asked("give_up")) == [(scene.staged.save, outcome.reason)]
 
 
 def test_an_agent_that_comes_up_while_the_store_is_away_stores_when_it_is_back(
@@ -135,3 +135,29 @@ def test_an_agent_that_comes_up_while_the_store_is_away_stores_when_it_is_back(
     assert scene.save().number is None  # both tries came too early
     assert "refused" in str(actor.asked("give_up")[0][1])
     assert scene.save().number == 3
+
+
+def test_the_coordinator_hears_that_a_shard_is_being_stored(tmp_path):
+    scene, actor = Scene(tmp_path), FakeActor(gather=[STORED])
+    scene.coordination.attach(Coordinator(actor=actor, fence=2))
+    scene.save()
+    assert actor.calls[0] == ("begin", (scene.staged.save, 1))
+
+
+@pytest.mark.parametrize(
+    ("answer", "at_work"),
+    [
+        ({"pid": 7}, True),
+        (PENDING, False),  # it stands still
+        (AWAY, False),
+        (ActorDiedError(), True),  # what it took along is said to be lost
+    ],
+)
+def test_it_knows_whether_an_open_save_comes_to_an_end(tmp_path, answer, *, at_work):
+    scene = Scene(tmp_path)
+    scene.coordination.attach(Coordinator(actor=FakeActor(process=[answer]), fence=2))
+    assert scene.saves.at_work() is at_work
+
+
+def test_without_a_coordinator_no_save_comes_to_an_end(tmp_path):
+    assert not Scene(tmp_path, patience_s=0.01).saves.at_work()

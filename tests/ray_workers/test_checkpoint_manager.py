@@ -1,15 +1,26 @@
 """The coordinator of one attempt: complete versions, reports that are late or void, and the failure budget."""
 
+from dataclasses import replace
 from unittest import mock
 
 import pytest
 
 from ray_workers.checkpoint_manager import CheckpointManager
-from ray_workers.messages import RankState, ShardReport, StagedPart, StagedShard
+from ray_workers.messages import RankState, SaveId, ShardReport, StagedPart, StagedShard
 from ray_workers.store import manifest as manifest_module
-from ray_workers.store.attempts import create_run, read_run, start_attempt
+from ray_workers.store.attempts import (
+    create_run,
+    read_run,
+    start_attempt,
+    start_incarnation,
+)
 from ray_workers.store.checksum import digest_of
-from ray_workers.store.errors import FailureBudgetSpentError, FenceLostError, StoreRefusedError
+from ray_workers.store.errors import (
+    FailureBudgetSpentError,
+    FenceLostError,
+    OutcomeUnknownError,
+    StoreRefusedError,
+)
 from ray_workers.store.keys import new_shard_key
 from ray_workers.store.layout import Chunk, TensorLayout
 from ray_workers.store.log import RunLog
@@ -38,7 +49,17 @@ def new_manager(store, *, budget=1, parent=None, flow="flow"):
     return CheckpointManager(store, identity, failure_budget=budget)
 
 
-def report(manager, step, rank=0, *, ranks=2, fence=None, rows=1):
+def save(step, number=0):
+    return SaveId(step=step, number=number)
+
+
+def report(manager, step, rank=0, **values):
+    return manager.gather(made_report(manager, step, rank, **values))
+
+
+def made_report(  # noqa: PLR0913 - all that a report can be
+    manager, step, rank=0, *, ranks=2, fence=None, rows=1, number=0, reused=None
+):
     fence = fence or manager._attempt.fence
     path = f"shared/model/w{rank}"
     chunk = Chunk(offsets=(0,), shape=(rows,), shard=0, name=path)
@@ -61,12 +82,17 @@ def report(manager, step, rank=0, *, ranks=2, fence=None, rows=1):
             metrics={"loss": 0.5} if rank == 0 else {},
         ),
         staged_s=0.25,
+        save_number=number,
     )
-    entry = ShardEntry(
+    entry = reused or ShardEntry(
         rank=rank, key=new_shard_key("run", fence), bytes=100, digest=digest_of(b"x")
     )
-    return manager.gather(
-        ShardReport(staged=staged, entries=(entry,), reused=frozenset(), fence=fence, upload_s=0.5)
+    return ShardReport(
+        staged=staged,
+        entries=(entry,),
+        reused=frozenset({reused.key} if reused else ()),
+        fence=fence,
+        upload_s=0.5,
     )
 
 
@@ -78,10 +104,10 @@ def test_the_report_that_completes_a_version_commits_it(store):
     manager = new_manager(store)
     assert report(manager, 10, rank=1) is None
     assert manager.busy()
-    assert manager.outcome(10) is None
+    assert manager.outcome(save(10)) is None
     outcome = report(manager, 10, rank=0)
     assert (outcome.step, outcome.number, outcome.stop) == (10, 1, None)
-    assert manager.outcome(10) == outcome
+    assert manager.outcome(save(10)) == outcome
     assert not manager.busy()
     state = read_run(store, "run")
     manifest = load_manifest(store, "run", state.versions[1])
@@ -186,9 +212,9 @@ def test_a_manifest_that_covers_too_little_is_dropped_and_not_committed(store):
 def test_one_more_than_the_budget_in_a_row_stops_the_attempt(store):
     manager = new_manager(store, budget=2)
     for step in (10, 20):
-        assert manager.give_up(step, "rank 0: no answer").stop is None
+        assert manager.give_up(save(step), "rank 0: no answer").stop is None
     assert manager.stop_reason is None
-    outcome = manager.give_up(30, "rank 0: no answer")
+    outcome = manager.give_up(save(30), "rank 0: no answer")
     assert (outcome.number, outcome.stop, manager.stop_reason) == (None, *["budget_spent"] * 2)
     assert kinds(manager) == ["dropped", "dropped", "dropped", "budget_spent"]
 
@@ -196,7 +222,7 @@ def test_one_more_than_the_budget_in_a_row_stops_the_attempt(store):
 def test_a_commit_refills_the_budget(store):
     manager = new_manager(store, budget=1)
     for step in (10, 30, 50):
-        assert manager.give_up(step, "no").stop is None
+        assert manager.give_up(save(step), "no").stop is None
         assert report(manager, step + 10, ranks=1).number is not None
     assert manager.stop_reason is None
 
@@ -204,45 +230,63 @@ def test_a_commit_refills_the_budget(store):
 def test_a_step_is_given_up_once(store):
     manager = new_manager(store, budget=1)
     report(manager, 10, rank=0)
-    first = manager.give_up(10, "rank 1: no answer")
-    assert manager.give_up(10, "rank 0: no answer either") == first
+    first = manager.give_up(save(10), "rank 1: no answer")
+    assert manager.give_up(save(10), "rank 0: no answer either") == first
     assert report(manager, 10, rank=1) == first
     assert manager.stop_reason is None
+    assert not manager.busy()
+
+
+def test_a_step_that_failed_is_tried_anew_and_each_try_counts(store):
+    """A training's last step is saved until it stands, or until the budget is spent; never for ever."""
+    manager = new_manager(store, budget=2)
+    for number in (0, 1):
+        assert manager.give_up(save(10, number), "no").stop is None
+    assert report_both(manager, 10, number=2).number == 1
+    stops = [manager.give_up(save(20, number), "no").stop for number in (3, 4, 5)]
+    assert stops == [None, None, "budget_spent"]
+    assert kinds(manager).count("dropped") == 5
+
+
+def test_a_shard_under_another_fence_leaves_nothing_half_gathered(store):
+    manager = new_manager(store)
+    report(manager, 10, rank=1)
+    report(manager, 10, rank=0, fence=99)
     assert not manager.busy()
 
 
 def test_what_was_committed_is_not_given_up(store):
     manager = new_manager(store)
     done = report(manager, 10, ranks=1)
-    assert manager.give_up(10, "late") == done
+    assert manager.give_up(save(10), "late") == done
 
 
 def test_what_a_dead_coordinator_took_with_it_spends_nothing_and_nobody_waits_for_it(store):
     manager = new_manager(store, budget=0)
     assert report(manager, 10, rank=1) is None  # its other shard went to the one that died
     for step in (10, 20, 30):
-        assert manager.lose(step, 0, "it died").number is None
+        assert manager.lose(save(step), "it died").number is None
     assert (manager.busy(), manager.stop_reason) == (False, None)
     assert kinds(manager) == ["dropped"]  # of the others it is not known what became
     late = report(manager, 20, rank=1)  # of the save that was lost
     assert (late.number, manager.busy()) == (None, False)
     report(manager, 40, rank=0)
     assert report(manager, 40, rank=1).number == 1
-    assert manager.lose(40, 0, "it died").number == 1
+    assert manager.lose(save(40), "it died").number == 1
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_step_that_was_lost_becomes_a_version_when_it_is_saved_once_more(store, late):
     """A training's last step is saved until it stands: what was lost must not be lost for ever."""
     manager = new_manager(store, budget=0)
-    manager.lose(10, 0, "it died")
+    manager.lose(save(10), "it died")
     if late:
         assert report(manager, 10, rank=1).number is None
     else:
-        manager.lose(10, 1, "it died")
-    assert report(manager, 10, rank=0) is None
-    assert manager.waits_for(10)
-    assert report(manager, 10, rank=1).number == 1
+        manager.lose(save(10), "it died")
+    assert report(manager, 10, rank=0, number=1) is None
+    assert manager.busy()
+    assert report(manager, 10, rank=1, number=1).number == 1
 
 
 def test_a_store_that_refuses_the_commit_spends_the_budget():
@@ -260,6 +304,54 @@ def test_a_store_that_refuses_the_commit_spends_the_budget():
     outcome = report(manager, 10, ranks=1)
     assert "No space left on device" in outcome.reason
     assert outcome.stop == "budget_spent"
+
+
+def test_a_version_of_which_no_answer_came_is_what_its_next_try_becomes(store):
+    manager = new_manager(store, budget=1)
+    manager._log.append = _unanswered(manager._log.append)
+    first = report(manager, 10, ranks=1)
+    assert (first.number, first.stop) == (None, None)
+    again = report(manager, 10, ranks=1, number=1)
+    assert (again.number, again.stop) == (1, None)
+    assert again.resend  # what it names is the first try's, and not what this one stored
+    assert steps(store) == [10]
+    assert report(manager, 20, ranks=1, number=2).number == 2
+    assert [e.details.get("number") for e in manager.drain_events()] == [None, 1, 2]
+    newest = load_manifest(store, "run", read_run(store, "run").versions[2])
+    first_version = read_run(store, "run").versions[1]
+    assert newest.parent == VersionRef(run=None, number=1, digest=first_version.manifest)
+
+
+def _unanswered(append):
+    """The first record lands, and its answer is lost."""
+    answers = []
+
+    def once(decide):
+        record = append(decide)
+        answers.append(record)
+        if len(answers) == 1:
+            raise OutcomeUnknownError("No answer.")
+        return record
+
+    return once
+
+
+# --- the coordinator's successor -------------------------------------------------------------------------------------
+
+
+def test_a_successor_goes_on_building_on_the_versions_of_the_one_that_died(store):
+    """Frozen parts are named and not sent again: the first save after a restart is no exception."""
+    first = new_manager(store)
+    frozen = made_report(first, 10, ranks=1)
+    first.gather(frozen)
+    version = read_run(store, "run").versions[1]
+    own = first._attempt
+    parent = VersionRef(run=None, number=1, digest=version.manifest)
+    fence = start_incarnation(RunLog(store, "run", by={}), own.fence, 1)
+    second = CheckpointManager(store, replace(own, fence=fence, parent=parent), failure_budget=0)
+    outcome = report(second, 20, ranks=1, reused=frozen.entries[0])
+    assert (outcome.number, outcome.reason) == (2, None)
+    assert read_run(store, "run").versions[2].base == 1
 
 
 # --- the fence -------------------------------------------------------------------------------------------------------
@@ -285,7 +377,7 @@ def test_the_first_reason_to_stop_stays(store):
     manager = new_manager(store, budget=0)
     manager.stop("stopped")
     manager.stop("fence_lost")
-    assert manager.give_up(10, "no").stop == "stopped"
+    assert manager.give_up(save(10), "no").stop == "stopped"
     assert report(manager, 20, ranks=1).stop == "stopped"
 
 
@@ -313,6 +405,20 @@ def test_saves_that_fail_are_dropped_and_training_goes_on(tmp_path):
     done = run.attempt(small_loop())
     assert [v.step for v in reversed(done.state.newest_first())] == [2, 10, 12, 14, 15]
     assert kinds(done.manager).count("dropped") == 3
+
+
+def test_a_last_save_that_fails_is_tried_within_the_budget(tmp_path):
+    run = patient_process(tmp_path, tries=1, failure_budget=3, wrap_store=_fail_uploads(8, 10))
+    done = run.attempt(small_loop())
+    assert [v.step for v in reversed(done.state.newest_first())][-2:] == [14, 15]
+    assert kinds(done.manager).count("dropped") == 3
+
+
+def test_a_last_save_that_keeps_failing_ends_the_attempt(tmp_path):
+    run = patient_process(tmp_path, tries=1, failure_budget=3, wrap_store=_fail_uploads(8, 999))
+    with pytest.raises(FailureBudgetSpentError, match="a retry resumes"):
+        run.attempt(small_loop())
+    assert patient_process(tmp_path).attempt(small_loop()).resumed.step == 14
 
 
 def test_a_try_that_fails_costs_nothing_if_the_next_one_succeeds(tmp_path):
@@ -345,8 +451,8 @@ def test_a_training_that_is_overtaken_ends_there(tmp_path):
 
 def test_a_version_tells_what_was_dropped_before_it(store):
     manager = new_manager(store, budget=5)
-    manager.give_up(10, "the disk is full")
-    manager.give_up(20, "no answer " + "x" * 1000)
+    manager.give_up(save(10), "the disk is full")
+    manager.give_up(save(20), "no answer " + "x" * 1000)
     for step in (30, 40):
         for rank in (0, 1):
             report(manager, step, rank)

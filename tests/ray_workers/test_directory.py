@@ -11,9 +11,10 @@ from ray_workers.directory import pack_directory
 from ray_workers.opening_checkpoint import open_checkpoint
 from ray_workers.session import CheckpointSession
 from ray_workers.store.attempts import read_run
-from ray_workers.store.errors import InvalidInputError, StateMismatchError
+from ray_workers.store.errors import InvalidInputError, RetryableError, StateMismatchError
 from ray_workers.store.versions import load_manifest
 from tests.support.factories import flip_byte
+from tests.support.faulty_store import Fault, FaultyStore
 from tests.support.small_training import Killed, patient_process, small_loop
 
 STEPS = 6
@@ -182,3 +183,43 @@ def test_an_empty_directory_is_a_version_of_no_files(tmp_path, run):
     run.attempt(loop)
     assert (run.newest_manifest().files, run.newest_manifest().progress.step) == ((), 1)
     assert _tree(Path(open_checkpoint("run@1", run.target.url).path)) == {}
+
+
+def _fail_last(keys_seen, at):
+    """The upload of the `at`th shard fails."""
+
+    def wrap(store):
+        def plan(call):
+            if call.verb != "put" or "/shards/" not in call.key:
+                return None
+            keys_seen.append(call.key)
+            return Fault.UNAVAILABLE if len(keys_seen) == at else None
+
+        return FaultyStore(store, plan)
+
+    return wrap
+
+
+def test_a_last_directory_that_is_no_version_ends_the_attempt_for_a_retry(tmp_path):
+    run = patient_process(tmp_path, tries=1, wrap_store=_fail_last([], STEPS))
+    with pytest.raises(RetryableError, match="did not become a version"):
+        run.attempt(directory_loop(tmp_path / "a"))
+    again = patient_process(tmp_path).attempt(directory_loop(tmp_path / "b"))
+    assert again.resumed.step == STEPS - 1
+    assert _tree(Path(open_checkpoint("run@latest", run.target.url).path)) == _expected(STEPS)
+
+
+def test_a_directory_that_is_no_version_costs_nothing_when_a_later_one_is(tmp_path):
+    run = patient_process(tmp_path, tries=1, wrap_store=_fail_last([], STEPS - 1))
+    state = run.attempt(directory_loop(tmp_path / "a")).state
+    assert [v.step for v in state.newest_first()] == [STEPS, *range(STEPS - 2, 0, -1)]
+
+
+def test_an_attempt_that_hands_over_nothing_ends_well(tmp_path, run):
+    run.attempt(directory_loop(tmp_path / "a"))
+
+    def loop(config):
+        with CheckpointSession.open() as session:
+            session.report({"loss": 0.5})
+
+    assert len(run.attempt(loop).state.versions) == STEPS

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ray_workers.deciding import Decider
 from ray_workers.environment import changes, describe_environment
-from ray_workers.messages import StagedShard, StopRequest
+from ray_workers.messages import StagedShard, StopRequest, VersionOutcome
 from ray_workers.pipeline import InProcessPipeline, PendingSave
 from ray_workers.policies.agreement import AgreementPace
 from ray_workers.policies.save_interval import SaveThresholds
+from ray_workers.rank_content import RankContent
+from ray_workers.saver import Saver
 from ray_workers.store.catalog import version_rows
 from ray_workers.store.errors import AttemptInterruptedError, FenceLostError
+from ray_workers.store.manifest import Progress
 from ray_workers.store.manifest_parts import INTERRUPTED
 from ray_workers.store.opening import StorageTarget
 from tests.support.in_process import Loop, OneProcess
@@ -106,6 +112,51 @@ def test_when_a_full_save_does_not_fit_the_one_in_flight_is_waited_for(
     assert steps == submitted
     assert len(submitted) == 2
     assert error.details["committed_step"] == submitted[1]
+
+
+def test_a_last_save_that_is_too_slow_is_tried_and_ends_with_the_grace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The save never ends, nor does another one begin: the loop is left in time, and says what is kept."""
+    run = rare_saves(tmp_path)
+    Asked(monkeypatch, 2, interrupted(1.5))
+    waits: list[float] = []
+
+    class Never:
+        def poll(self) -> None:
+            return None
+
+        def wait(self, timeout_s: float) -> None:
+            waits.append(timeout_s)
+            time.sleep(timeout_s)
+
+    monkeypatch.setattr(InProcessPipeline, "submit", lambda *_: Never())
+    monkeypatch.setattr(Decider, "hear", _slow_once(Decider.hear))
+    monkeypatch.setattr(Saver, "stage", _half_a_second(Saver.stage))
+    begun = time.monotonic()
+    error = end_early(run, small_loop())
+    assert error.details["committed_step"] == -1
+    assert len(waits) == 1  # it was tried
+    assert waits[0] <= 0.5  # what the copy took is gone
+    assert time.monotonic() - begun < 30
+
+
+def _half_a_second(stage: Callable[..., None]) -> Callable[..., None]:
+    def staged(self: Saver, content: RankContent, progress: Progress) -> None:
+        time.sleep(0.5)
+        stage(self, content, progress)
+
+    return staged
+
+
+def _slow_once(hear: Callable[..., None]) -> Callable[..., None]:
+    """As if a save of 13 s had been measured."""
+
+    def heard(self: Decider, outcomes: Sequence[VersionOutcome]) -> None:
+        measured = VersionOutcome(step=0, number=None, persist_s=13.0)
+        hear(self, [*outcomes, measured])
+
+    return heard
 
 
 class _Clock:

@@ -16,7 +16,7 @@ from ray.exceptions import (
 
 from ray_workers import ray_pipeline
 from ray_workers.agent_link import AgentLink
-from ray_workers.messages import RankState, StagedShard, StopRequest, VersionOutcome
+from ray_workers.messages import RankState, SaveId, StagedShard, StopRequest, VersionOutcome
 from ray_workers.ray_pipeline import RayPipeline
 from ray_workers.store.errors import StoreRefusedError, StoreUnavailableError
 from ray_workers.store.manifest import Progress
@@ -62,15 +62,15 @@ def test_the_agent_that_was_started_in_the_place_of_a_dead_one_is_found():
     dead, living = FakeActor(save=[ActorDiedError()]), FakeActor(save=[STORED])
     pipe = pipeline(dead, living)
     assert pipe.submit(STAGED).wait(60) == STORED
-    pipe.decline(8, 1, "why")
-    assert living.asked("decline") == [(8, "rank 1: why")]
+    pipe.decline(SaveId(step=8), 1, "why")
+    assert living.asked("decline") == [(SaveId(step=8), "rank 1: why")]
 
 
 def test_a_save_that_no_agent_takes_is_given_up_at_the_coordinator_and_its_stop_is_heard():
     agent, coordinator = FakeActor(save=[ActorDiedError()]), FakeActor(give_up=[SPENT])
     assert pipeline(agent, coordinator=coordinator).submit(STAGED).wait(60) == SPENT
-    ((step, reason),) = coordinator.asked("give_up")
-    assert step == 7
+    ((save, reason),) = coordinator.asked("give_up")
+    assert save == STAGED.save
     assert reason.startswith("rank 1: the node agent does not come back: ActorDiedError")
 
 
@@ -132,3 +132,17 @@ def test_a_request_to_end_is_heard_from_the_agent_that_lives():
     pipe.close()
     assert asked is not None
     assert asked.reason == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("answer", "at_work"),
+    [
+        (True, True),
+        (False, False),  # the checkpoint actor stands still
+        (GetTimeoutError("it stands still"), False),
+        (ActorDiedError(), True),  # it is being restarted, and asked again
+    ],
+)
+def test_what_stands_still_is_not_waited_for(answer, *, at_work):
+    agent, next_one = FakeActor(at_work=[answer]), FakeActor()
+    assert pipeline(agent, next_one).at_work() is at_work

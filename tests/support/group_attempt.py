@@ -19,6 +19,7 @@ from ray_workers.context import TrainingContext, set_context
 from ray_workers.messages import (
     RESIZE,
     ResumePoint,
+    SaveId,
     ShardReport,
     StagedShard,
     StopRequest,
@@ -184,8 +185,11 @@ class _GroupPipeline:
         dist.broadcast_object_list(told, src=0, group=self._group)
         return _Answered(told[0])
 
-    def decline(self, step: int, rank: int, reason: str) -> None:
-        raise AssertionError(f"step {step} was declined by rank {rank}: {reason}")
+    def decline(self, save: SaveId, rank: int, reason: str) -> None:
+        raise AssertionError(f"{save} was declined by rank {rank}: {reason}")
+
+    def at_work(self) -> bool:
+        return True
 
     def stop_request(self) -> StopRequest | None:
         reason = self._manager.stop_reason

@@ -14,7 +14,7 @@ SECONDS = st.floats(min_value=0, max_value=1e5)
         (6.0, None, 1, True),
         (0.4, None, 0, False),  # not even time to agree
         (6.0, 3.0, 0, True),
-        (6.0, 4.0, 0, False),
+        (6.0, 4.0, 0, True),  # too slow by what was measured, and nothing that it could harm
         (6.0, 3.0, 1, False),  # the one in flight needs the store first
         (9.5, 3.0, 1, True),
         (0.0, 0.0, 0, False),
@@ -34,6 +34,13 @@ def test_more_grace_never_hurts_and_a_slower_store_never_helps(
     assert fits(grace + more, persist, flights) >= fits(grace, persist, flights)
     assert fits(grace, persist + longer, flights) <= fits(grace, persist, flights)
     assert fits(grace, persist, flights + 1) <= fits(grace, persist, flights)
+
+
+@given(grace=SECONDS, persist=st.none() | SECONDS)
+def test_with_nothing_in_flight_it_is_always_tried_and_ends_within_the_grace(grace, persist):
+    rule = LastSave()
+    assert rule.fits(grace_s=grace, persist_s=persist, flights=0) is (grace > rule.reserve_s)
+    assert rule.wait_s(grace_s=grace) == max(0.0, grace - rule.reserve_s)
 
 
 @given(
