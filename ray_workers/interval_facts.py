@@ -26,6 +26,7 @@ __all__ = [
     "IntervalHistory",
     "caps_of",
     "history_of",
+    "is_passed_on",
     "plan_interval",
     "read_history",
 ]
@@ -111,6 +112,14 @@ def history_of(state: RunState, entries: Sequence[VersionEntry], now_s: float) -
     )
 
 
+def is_passed_on(state: RunState, attempt: AttemptState) -> bool:
+    """The attempt's end is in no record, and another flow run took the fence next."""
+    after = min((fence for fence in state.attempts if fence > attempt.fence), default=None)
+    if attempt.outcome is not None or after is None:
+        return False
+    return state.attempts[after].flow_run_id != attempt.flow_run_id
+
+
 def caps_of(saving: Saving) -> IntervalCaps:
     """Raises `InvalidInputError` when they leave no interval."""
     mb, gb = saving.network_mb_per_second, saving.storage_gb_per_day
@@ -167,7 +176,12 @@ def _cause(state: RunState, attempt: AttemptState) -> str:
     )
     if followed and attempt.outcome is None:
         return "none"
-    return cause_of_end(attempt.outcome, attempt.reason, open_now=state.open_fence == attempt.fence)
+    return cause_of_end(
+        attempt.outcome,
+        attempt.reason,
+        open_now=state.open_fence == attempt.fence,
+        passed_on=is_passed_on(state, attempt),
+    )
 
 
 def _span(state: RunState, attempt: AttemptState, now_s: float) -> tuple[float, float]:

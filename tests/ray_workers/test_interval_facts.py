@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ray_workers.config import Saving
 from ray_workers.interval_account import account_of
 from ray_workers.interval_facts import history_of, plan_interval, read_history
 from ray_workers.policies.failure_rate import PRIOR, Evidence
+from ray_workers.policies.failure_words import placed
 from ray_workers.store.run_state import AttemptState, RunState
 from tests.support.factories import MadeUpRun, folder_store
 
@@ -51,6 +53,20 @@ def test_hours_and_failures_are_counted_by_cause() -> None:
     assert [item.failures for item in found.evidence] == [1, 0, 0, 0]
     assert found.worker_hours == pytest.approx(30)
     assert [item.age_hours for item in found.evidence] == pytest.approx([90, 85, 80, 0])
+
+
+def test_a_state_that_does_not_fit_leaves_the_rate_alone() -> None:
+    refused = placed("'w' is missing.", rank=0, node="h", error="StateMismatchError")
+    found = history(attempt(1, 0, 0.02, "failed", refused), now=0.02)
+    assert found.causes == {"user": 1}
+    assert PRIOR.after(found.evidence).mean == pytest.approx(PRIOR.mean, rel=0.01)
+
+
+def test_a_run_that_another_flow_run_took_over_was_ended_by_that() -> None:
+    one, two = attempt(1, 0, None, None), attempt(5, 2, 9, "completed")
+    other = replace(two, flow_run_id="g")
+    assert history(one, other).causes == {"asked": 1, "none": 1}
+    assert history(one, two).causes == {"infrastructure": 1, "none": 1}
 
 
 def test_an_actor_that_was_started_again_is_no_failure_of_training() -> None:
