@@ -63,6 +63,8 @@ class MadeUpRun:
     """Step and loss since the run began, as the training state carries it."""
     told: dict[str, str] = field(init=False, default_factory=dict)
     """What the next versions say of their environment besides."""
+    durations: dict[str, float] = field(init=False, default_factory=dict)
+    """And of their durations."""
 
     def __post_init__(self) -> None:
         self.log = create_run(self.store, self.name, by=this_process())
@@ -124,7 +126,7 @@ class MadeUpRun:
             environment={"python": "3.11", **self.told},
             tensors=_layouts(self.ranks),
             shards=tuple(shards),
-            durations={"staging_s": 0.25, "upload_s": 0.5},
+            durations={"staging_s": 0.25, "upload_s": 0.5, **self.durations},
         )
         return commit_version(self.store, self.log, manifest, base=built_on).number
 
