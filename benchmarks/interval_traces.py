@@ -75,7 +75,7 @@ def weibull(mean_s: float, rng: random.Random) -> Iterator[Gap]:
     scale = mean_s / math.gamma(1.0 + 1.0 / shape)
 
     def rate(since_s: float) -> float:
-        return shape / scale * (max(1.0, since_s) / scale) ** (shape - 1.0)
+        return shape / scale * math.pow(max(1.0, since_s) / scale, shape - 1.0)
 
     while True:
         yield Gap(rng.weibullvariate(scale, shape), rate)
