@@ -2,7 +2,8 @@
 
 What a save costs is the larger of two measurements: the time that training stood still for its copy, and how much longer
 the steps were that ran beside it than those that ran alone (which has the standing still in it, and the slowdown by
-copying, digesting and sending). Medians over the last saves, so that one slow answer of the store changes little.
+copying, digesting and sending). Medians over the last saves, those of earlier attempts too, so that one slow answer of the store
+changes little.
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ class IntervalController:
 
 
 def _median(measured: deque[float], before: float | None, unknown: float) -> float:
-    if measured:
-        return statistics.median(measured)
-    return unknown if before is None else before
+    """Of the last saves; of an attempt's first ones, which may be a few odd ones, beside what earlier attempts measured."""
+    if before is None:
+        return statistics.median(measured) if measured else unknown
+    return statistics.median([*measured, *[before] * (_SAVES - len(measured))])

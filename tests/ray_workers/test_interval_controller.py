@@ -147,3 +147,12 @@ def test_a_cap_on_the_network_counts_what_is_sent() -> None:
     for _ in range(3):
         scene.saved(bytes_new=10**4)
     assert scene.seconds == pytest.approx((10**4 + 99_000) / 10)
+
+
+def test_one_odd_save_after_a_restart_changes_little_and_several_do() -> None:
+    scene = Scene(cost_s=0.5, persist_s=2.0)
+    for _ in range(2):
+        scene.saved(stall_s=50.0)
+        assert scene.seconds == pytest.approx(young(0.5), rel=0.01)
+    scene.saved(stall_s=50.0)
+    assert scene.seconds > 5 * young(0.5)
