@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.interval_outcome import (
+    BEST,
+    BEST_OF_LIFE,
+    CLAIRVOYANT,
+    FORESEEN,
+    Outcome,
+)
 from benchmarks.interval_page import aims_text, cases_table, plot, rules_table
-from benchmarks.interval_sim import Costs, Life, Rule, fixed, life_of, pawl, share_kept
+from benchmarks.interval_rules import Costs, Make, clairvoyant, fixed, foreseen, pawl
+from benchmarks.interval_sim import life_of, shares_kept
 from benchmarks.interval_traces import PROCESSES, SITES, Process, Site
 from benchmarks.page import replace_block
 from ray_workers.policies.interval import optimal_interval_s
 
-__all__ = ["Outcome", "compare"]
+__all__ = ["compare"]
 
 PROFILES = (
     Costs(
@@ -40,55 +45,38 @@ CHECKFREQ = 0.035
 _TEN = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """Shares of the time whose work was kept, by rule; means over lives."""
-
-    site: str
-    process: str
-    profile: str
-    best_s: float
-    """The fixed interval that was best on these very lives."""
-    cold: dict[str, float]
-    """Over the first ten failures, nothing known before."""
-    later: dict[str, float]
-    """Over the failures after those ten."""
-
-    def regret(self, rule: str, *, cold: bool) -> float:
-        found = self.cold if cold else self.later
-        return found["best fixed"] - found[rule]
-
-
 def compare(site: Site, process: Process, costs: Costs, *, seeds: int, failures: int) -> Outcome:
     lives = [life_of(site, process, seed, failures) for seed in range(seeds)]
 
-    def mean(make: Callable[[Costs], Rule], *, cold: bool) -> float:
-        if cold:
-            first = [Life(failures_s=life.failures_s[:_TEN]) for life in lives]
-            return statistics.fmean(share_kept(life, costs, make) for life in first)
-        return statistics.fmean(share_kept(life, costs, make, after=_TEN) for life in lives)
+    def play(make: Make) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        played = [shares_kept(life, costs, make, cold=_TEN) for life in lives]
+        return tuple(cold for cold, _ in played), tuple(later for _, later in played)
 
     exact = optimal_interval_s(costs.cost_s, site.mtbf_s)
-    tried = [exact * 1.25**n for n in range(-12, 13)]
-    kept = {seconds: mean(fixed(seconds), cold=False) for seconds in tried}
-    best = max(kept, key=kept.__getitem__)
-    rules: dict[str, Callable[[Costs], Rule]] = {
-        "best fixed": fixed(best),
+    tried = {seconds: play(fixed(seconds)) for seconds in (exact * 1.25**n for n in range(-12, 13))}
+    best_s = max(tried, key=lambda seconds: sum(tried[seconds][1]))
+    rules: dict[str, Make] = {
+        CLAIRVOYANT: clairvoyant(),
         "Pawl": pawl(site.workers),
         "Young/Daly, exact": fixed(exact),
         "Young/Daly, rate ÷ 4": fixed(optimal_interval_s(costs.cost_s, 4 * site.mtbf_s)),
         "Young/Daly, rate x 4": fixed(optimal_interval_s(costs.cost_s, site.mtbf_s / 4)),
         "CheckFreq": fixed(costs.cost_s / CHECKFREQ),
         **{f"every {name}": fixed(seconds) for name, seconds in FIXED},
+        FORESEEN: foreseen(),
     }
-    return Outcome(
-        site=site.name,
-        process=process.name,
-        profile=costs.name,
-        best_s=best,
-        cold={name: mean(make, cold=True) for name, make in rules.items()},
-        later={name: mean(make, cold=False) for name, make in rules.items()},
+    played = {name: play(make) for name, make in rules.items()}
+    cold, later = (
+        {
+            BEST: max((shares[at] for shares in tried.values()), key=sum),
+            BEST_OF_LIFE: tuple(map(max, *(shares[at] for shares in tried.values()))),
+            **{name: shares[at] for name, shares in played.items()},
+        }
+        for at in (0, 1)
     )
+    return Outcome(
+        site=site.name, process=process.name, profile=costs.name, best_s=best_s, cold=cold, later=later
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -103,8 +91,8 @@ def main() -> None:
                 outcomes.append(outcome)
                 print(  # noqa: T201 - a command
                     f"{site.name:>12} {process.name:>18} {costs.name:>26}  best {outcome.best_s:7.0f} s  "
-                    f"regret cold {100 * outcome.regret('Pawl', cold=True):5.2f} %  "
-                    f"later {100 * outcome.regret('Pawl', cold=False):5.2f} %",
+                    f"clairvoyant {_percent(outcome, CLAIRVOYANT)}  best fixed {_percent(outcome, BEST)}  "
+                    f"of the life, worst {100 * max(outcome.regrets('Pawl', cold=False, against=BEST_OF_LIFE)):5.2f} %",
                     flush=True,
                 )
     if options.write is not None:
@@ -116,6 +104,11 @@ def main() -> None:
         text = replace_block(text, "bench-interval: aims", aims_text(outcomes))
         text = replace_block(text, "bench-interval: rules", size + rules_table(outcomes))
         page.write_text(replace_block(text, "bench-interval: cases", cases_table(outcomes)))
+
+
+def _percent(outcome: Outcome, against: str) -> str:
+    cold, later = (outcome.regret("Pawl", cold=cold, against=against) for cold in (True, False))
+    return f"{100 * cold:5.2f} %, then {100 * later:5.2f} %"
 
 
 def _options() -> argparse.Namespace:

@@ -9,84 +9,80 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate, islice
 
-from benchmarks.interval_traces import Process, Site
-from ray_workers.interval_controller import IntervalController, IntervalPlan
-from ray_workers.messages import VersionOutcome
-from ray_workers.policies.failure_rate import PRIOR, Evidence
-from ray_workers.policies.interval import IntervalCaps
+from benchmarks.interval_rules import Costs, Fixed, Foreseen, Make, Rule, Start
+from benchmarks.interval_traces import Process, RateAt, Site
 
-__all__ = ["Costs", "Life", "Rule", "fixed", "life_of", "pawl", "share_kept", "until_failure"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Costs:
-    """Of saving and coming back, in seconds."""
-
-    name: str
-    cost_s: float
-    persist_s: float
-    restart_s: float
-    source: str
+__all__ = ["Life", "life_of", "share_kept", "shares_kept", "until_failure"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Life:
-    """One made-up history: when the group fails, in seconds from its start; it ends with the last failure."""
+    """One made-up history; it ends with the last failure."""
 
     failures_s: tuple[float, ...]
+    """When the group fails, in seconds from its start."""
+    rates: tuple[RateAt, ...] = field(default=(), compare=False)
+    """For each of them the rate at which it came, by the seconds since the one before; empty: nobody will ask."""
 
     @property
     def end_s(self) -> float:
         return self.failures_s[-1]
 
 
-class Rule(Protocol):
-    """Chooses intervals; made anew for each life."""
-
-    def interval_s(self) -> float:
-        """From the begin of one save to the next, asked when a save begins or training goes on."""
-
-    def saved(self, rng: random.Random) -> None:
-        """A save was committed."""
-
-    def went_on(self, seconds: float) -> None:
-        """Training went on for so long since it was last told."""
-
-    def failed(self) -> None: ...
-
-
 def life_of(site: Site, process: Process, seed: int, failures: int) -> Life:
     """The first `failures` failures of a group."""
     # Text seeds are hashed the same way by every Python.
     rng = random.Random(f"{site.name}/{process.name}/{seed}")  # noqa: S311 - a simulation
-    gaps = process.gaps(site.mtbf_s, rng)
-    return Life(failures_s=tuple(accumulate(next(gaps) for _ in range(failures))))
+    gaps = list(islice(process.draws(site.mtbf_s, rng), failures))
+    return Life(
+        failures_s=tuple(accumulate(gap.seconds for gap in gaps)),
+        rates=tuple(gap.rate for gap in gaps),
+    )
 
 
-def share_kept(life: Life, costs: Costs, make: Callable[[Costs], Rule], *, after: int = 0) -> float:
+def share_kept(life: Life, costs: Costs, make: Make, *, after: int = 0) -> float:
     """Work that survived, as a share of the time, from the `after`-th failure to the end."""
+    begin = life.failures_s[after - 1] if after else 0.0
+    return sum(list(_kept(life, costs, make))[after:]) / (life.end_s - begin)
+
+
+def shares_kept(life: Life, costs: Costs, make: Make, *, cold: int) -> tuple[float, float]:
+    """The same up to the `cold`-th failure, and from there on."""
+    kept = list(_kept(life, costs, make))
+    middle = life.failures_s[cold - 1]
+    return sum(kept[:cold]) / middle, sum(kept[cold:]) / (life.end_s - middle)
+
+
+def _kept(life: Life, costs: Costs, make: Make) -> Iterator[float]:
+    """Seconds of work that each failure left of what was done since the one before."""
     rule = make(costs)
     rng = random.Random(1)  # noqa: S311 - a simulation
-    kept = at = 0.0
-    begin = 0.0
-    for number, failure in enumerate(life.failures_s, start=1):
+    at = before = 0.0
+    for number, failure in enumerate(life.failures_s):
         if failure > at:
-            kept += until_failure(failure - at, costs, rule, rng)
-        rule.failed()
-        at = max(at, failure) + costs.restart_s if failure > at else at
-        if number == after:
-            kept, begin = 0.0, failure
-    return kept / (life.end_s - begin)
+            rate = life.rates[number] if life.rates else _unknown
+            rule.began(Start(at_s=at, since_s=at - before, rate=rate))
+            yield until_failure(failure - at, costs, rule, rng)
+            at = failure + costs.restart_s
+        else:
+            yield 0.0
+        rule.failed(failure)
+        before = failure
+
+
+def _unknown(_: float) -> float:
+    raise ValueError("This life does not say at which rate its failures came.")
 
 
 def until_failure(seconds: float, costs: Costs, rule: Rule, rng: random.Random) -> float:
     """Work kept of `seconds` of training that end with a failure."""
-    if isinstance(rule, _Fixed):
+    if isinstance(rule, Foreseen):
+        return max(0.0, seconds - max(costs.persist_s, costs.cost_s))
+    if isinstance(rule, Fixed):
         return _at_fixed_interval(seconds, costs, rule.interval_s())
     return _step_by_step(seconds, costs, rule, rng)
 
@@ -119,74 +115,3 @@ def _step_by_step(seconds: float, costs: Costs, rule: Rule, rng: random.Random) 
         kept = worked
         rule.saved(rng)
         clock += interval
-
-
-class _Fixed:
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def interval_s(self) -> float:
-        return self._seconds
-
-    def saved(self, rng: random.Random) -> None: ...
-
-    def went_on(self, seconds: float) -> None: ...
-
-    def failed(self) -> None: ...
-
-
-def fixed(seconds: float) -> Callable[[Costs], Rule]:
-    return lambda _: _Fixed(seconds)
-
-
-class _Pawl:
-    """The controller that training runs, on a clock of the simulation; each attempt starts with what earlier ones showed."""
-
-    def __init__(self, costs: Costs, workers: int, noise: float) -> None:
-        self._costs = costs
-        self._workers = workers
-        self._noise = noise
-        self._rate = PRIOR
-        self._now = self._attempt_at = 0.0
-        self._known = False
-        self._controller = self._new()
-
-    def interval_s(self) -> float:
-        return self._controller.decide().seconds
-
-    def saved(self, rng: random.Random) -> None:
-        factor = rng.lognormvariate(0.0, self._noise)
-        self._known = True
-        self._controller.heard(
-            VersionOutcome(
-                step=1,
-                number=1,
-                stall_s=self._costs.cost_s * factor,
-                persist_s=self._costs.persist_s * rng.lognormvariate(0.0, self._noise),
-            )
-        )
-
-    def went_on(self, seconds: float) -> None:
-        self._now += seconds
-
-    def failed(self) -> None:
-        hours = (self._now - self._attempt_at) * self._workers / 3600.0
-        self._rate = self._rate.after([Evidence(failures=1.0, worker_hours=hours)])
-        self._attempt_at = self._now
-        self._controller = self._new()
-
-    def _new(self) -> IntervalController:
-        known = self._known
-        plan = IntervalPlan(
-            caps=IntervalCaps(min_s=10.0, max_s=1800.0, overhead=0.05),
-            rate=self._rate,
-            workers=self._workers,
-            cost_s=self._costs.cost_s if known else None,
-            persist_s=self._costs.persist_s if known else None,
-        )
-        return IntervalController(plan, clock=lambda: self._now)
-
-
-def pawl(workers: int, noise: float = 0.3) -> Callable[[Costs], Rule]:
-    """As Pawl decides, its measurements off by `noise` (of the logarithm)."""
-    return lambda costs: _Pawl(costs, workers, noise)

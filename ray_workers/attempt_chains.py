@@ -9,7 +9,7 @@ from __future__ import annotations
 from ray_workers.policies.failure_causes import cause_of_end
 from ray_workers.store.run_state import AttemptState, RunState
 
-__all__ = ["chain_of", "end_cause", "newest_chain"]
+__all__ = ["chain_of", "end_cause", "is_passed_on", "newest_chain"]
 
 
 def newest_chain(state: RunState) -> tuple[AttemptState, ...]:
@@ -30,4 +30,17 @@ def end_cause(state: RunState, attempt: AttemptState) -> str:
     following = min((f for f in state.attempts if f > attempt.fence), default=None)
     if following is not None and state.writer_before(state.attempts[following]) == attempt:
         return "none"
-    return cause_of_end(attempt.outcome, attempt.reason, open_now=state.open_fence == attempt.fence)
+    return cause_of_end(
+        attempt.outcome,
+        attempt.reason,
+        open_now=state.open_fence == attempt.fence,
+        passed_on=is_passed_on(state, attempt),
+    )
+
+
+def is_passed_on(state: RunState, attempt: AttemptState) -> bool:
+    """The attempt's end is in no record, and another flow run took the fence next."""
+    after = min((fence for fence in state.attempts if fence > attempt.fence), default=None)
+    if attempt.outcome is not None or after is None:
+        return False
+    return state.attempts[after].flow_run_id != attempt.flow_run_id

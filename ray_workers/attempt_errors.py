@@ -74,7 +74,8 @@ def recorded_end(error: Exception) -> tuple[str, str]:
     if isinstance(error, AttemptInterruptedError):
         return "interrupted", text
     details = error.details if isinstance(error, PawlError) else {}
-    return "failed", placed(text, rank=details.get("rank"), node=details.get("node"))
+    place = {"rank": details.get("rank"), "node": details.get("node")}
+    return "failed", placed(text, **place, error=type(error).__name__)
 
 
 def _at_its_place(ours: Mapping[int, PawlError], supervisor: Supervisor) -> PawlError:

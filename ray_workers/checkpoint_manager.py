@@ -184,6 +184,7 @@ class CheckpointManager:
             persist_s=persist_s,
             stall_s=max(r.staged.staged_s for r in reports),
             bytes=done.bytes,
+            bytes_new=done.bytes_new,
         )
         return self._settle(save, outcome)
 

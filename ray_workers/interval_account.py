@@ -8,11 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_workers.config import Saving
-from ray_workers.interval_facts import HALF_LIFE_HOURS, IntervalHistory, caps_of
+from ray_workers.interval_facts import HALF_LIFE_HOURS, MEDIAN_OF, IntervalHistory, caps_of
 from ray_workers.policies.failure_rate import PRIOR, Evidence, FailureRate
-from ray_workers.policies.interval import IntervalDecision, IntervalFacts, decide_interval
+from ray_workers.policies.interval import (
+    IntervalDecision,
+    IntervalFacts,
+    bytes_per_save,
+    decide_interval,
+)
 
 __all__ = ["IntervalAccount", "Measured", "account_of"]
+
+
+_DEFAULTS = "Pawl's defaults; the run's own, and failures of other runs, are in what is in force, and on its lineage page"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +33,9 @@ class Measured:
     count: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Measured | None:
+    def of(cls, measured: Sequence[float]) -> Measured | None:
+        """Of the last ones, as training takes them."""
+        values = measured[-MEDIAN_OF:]
         if not values:
             return None
         return cls(
@@ -56,10 +66,15 @@ class IntervalAccount:
     persist: Measured | None
     restart: Measured | None
     bytes: int
+    """Of its newest version."""
+    bytes_per_save: int
+    """As sent, by the last saves."""
+    default_limits: bool
+    """Decided by Pawl's default limits and without failures elsewhere, where the run's flow run knows better."""
     overhead: float | None
     """Measured share of the time that training stood still."""
     loss: float | None
-    """Measured share of the time that attempts lost: work done again, and time without training."""
+    """Measured share of the time that failures of machines cost: work that was lost, and time until training was back."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values under stable names; seconds, and shares of one."""
@@ -85,6 +100,8 @@ class IntervalAccount:
             "persist_s": _json(self.persist),
             "restart_s": _json(self.restart),
             "bytes": self.bytes,
+            "bytes_per_save": self.bytes_per_save,
+            "default_limits": self.default_limits,
             "predicted": None
             if decision is None
             else {"overhead": decision.overhead, "loss": decision.loss},
@@ -115,6 +132,8 @@ class IntervalAccount:
                     f"saving {_share(self.decision.overhead)}, failures {_share(self.decision.loss)}",
                 )
             )
+        if self.default_limits:
+            told.insert(1, ("limits", _DEFAULTS))
         told.append(("measured", f"saving {_share(self.overhead)}, failures {_share(self.loss)}"))
         return told
 
@@ -149,7 +168,11 @@ def account_of(
     rate = PRIOR.after([*history.evidence, *elsewhere], HALF_LIFE_HOURS)
     cost, persist = Measured.of(history.costs_s), Measured.of(history.persists_s)
     restart = Measured.of(history.restarts_s)
-    caps = caps_of(saving or Saving())
+    limits = saving or Saving()
+    caps = caps_of(limits)
+    sent = bytes_per_save(
+        history.bytes_new[-MEDIAN_OF:], whole=history.bytes, full_every=limits.full_every
+    )
 
     def at(per_hour: float) -> IntervalDecision:
         facts = IntervalFacts(
@@ -157,18 +180,18 @@ def account_of(
             persist_s=0.0 if persist is None else persist.median,
             restore_s=0.0 if restart is None else restart.median,
             mtbf_s=3600.0 / (max(per_hour, 1e-12) * history.workers),
-            bytes=history.bytes,
+            bytes=sent,
         )
         return decide_interval(facts, caps)
 
     low, high = rate.bounds()
     known = cost is not None
-    spent = history.trained_s
+    watched = history.watched_s
     return IntervalAccount(
         run=history.run,
         decision=at(rate.mean) if known else None,
         range_s=(at(high).seconds, at(low).seconds) if known else None,
-        in_force_s=history.intervals_s[-1] if history.intervals_s else None,
+        in_force_s=history.in_force_s,
         workers=history.workers,
         rate=rate,
         failures=history.causes.get("infrastructure", 0),
@@ -182,8 +205,10 @@ def account_of(
         persist=persist,
         restart=restart,
         bytes=history.bytes,
+        bytes_per_save=sent,
+        default_limits=saving is None,
         overhead=history.overhead,
-        loss=history.lost_s / (spent + history.lost_s) if spent > 0 else None,
+        loss=min(1.0, history.lost_s / watched) if watched > 0 else None,
     )
 
 

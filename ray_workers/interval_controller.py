@@ -2,7 +2,8 @@
 
 What a save costs is the larger of two measurements: the time that training stood still for its copy, and how much longer
 the steps were that ran beside it than those that ran alone (which has the standing still in it, and the slowdown by
-copying, digesting and sending). Medians over the last saves, so that one slow answer of the store changes little.
+copying, digesting and sending). Medians over the last saves, those of earlier attempts too, so that one slow answer of the store
+changes little.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ray_workers.policies.interval import (
     IntervalCaps,
     IntervalDecision,
     IntervalFacts,
+    bytes_per_save,
     decide_interval,
 )
 
@@ -47,6 +49,11 @@ class IntervalPlan:
     persist_s: float | None = None
     restore_s: float = 0.0
     bytes: int = 0
+    """Of a whole version."""
+    bytes_new: tuple[int, ...] = ()
+    """That each of the last saves sent."""
+    full_every: int = 1
+    """Versions that may share one stored shard."""
 
 
 class IntervalController:
@@ -61,6 +68,7 @@ class IntervalController:
         self._costs: deque[float] = deque(maxlen=_SAVES)
         self._persists: deque[float] = deque(maxlen=_SAVES)
         self._bytes = plan.bytes
+        self._bytes_new = deque(plan.bytes_new, maxlen=_SAVES)
 
     def stepped(self, *, saving: bool) -> None:
         """A step ended; `saving`: a save was on its way meanwhile."""
@@ -80,6 +88,7 @@ class IntervalController:
         self._costs.append(max(outcome.stall_s, beside))
         self._persists.append(outcome.persist_s)
         self._bytes = outcome.bytes
+        self._bytes_new.append(outcome.bytes_new)
 
     def decide(self) -> IntervalDecision:
         """The interval now; before the first save of a run without history at most `FIRST_SAVE_S`."""
@@ -92,7 +101,7 @@ class IntervalController:
             persist_s=_median(self._persists, plan.persist_s, _UNKNOWN_PERSIST_S if known else 0.0),
             restore_s=plan.restore_s,
             mtbf_s=rate.mtbf_s(plan.workers),
-            bytes=self._bytes,
+            bytes=bytes_per_save(self._bytes_new, whole=self._bytes, full_every=plan.full_every),
         )
         caps = plan.caps
         if not known:
@@ -109,6 +118,7 @@ class IntervalController:
 
 
 def _median(measured: deque[float], before: float | None, unknown: float) -> float:
-    if measured:
-        return statistics.median(measured)
-    return unknown if before is None else before
+    """Of the last saves; of an attempt's first ones, which may be a few odd ones, beside what earlier attempts measured."""
+    if before is None:
+        return statistics.median(measured) if measured else unknown
+    return statistics.median([*measured, *[before] * (_SAVES - len(measured))])

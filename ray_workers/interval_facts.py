@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ray_workers.store.run_state import AttemptState, RunState
 
 __all__ = [
     "HALF_LIFE_HOURS",
+    "MEDIAN_OF",
     "IntervalHistory",
     "caps_of",
     "history_of",
@@ -35,7 +37,8 @@ __all__ = [
 HALF_LIFE_HOURS = 14 * 24.0
 """Evidence this old counts half: clusters are repaired, moved and worn."""
 _NEWEST = 20
-_MEDIAN_OF = 5
+MEDIAN_OF = 5
+"""The last so many saves, and restarts, say what the next one costs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +55,20 @@ class IntervalHistory:
     costs_s: tuple[float, ...] = ()
     """Of a save, as training felt it."""
     persists_s: tuple[float, ...] = ()
-    intervals_s: tuple[float, ...] = ()
-    """That were in force when a version was made."""
+    in_force_s: float | None = None
+    """The interval when its newest version was made; None: thresholds alone counted, or an older Pawl made it."""
     restarts_s: tuple[float, ...] = ()
     """From a failure to the first new step, without the steps done again."""
     bytes: int = 0
-    trained_s: float = 0.0
-    """Of all attempts together."""
+    """Of its newest version."""
+    bytes_new: tuple[int, ...] = ()
+    """As sent: of each version those that its base did not hold."""
+    watched_s: float = 0.0
+    """In which it trained, or failures of machines kept it from that. Pauses after any other end are not in it."""
     overhead: float | None = None
     """Share of the time that training stood still for saves, as measured; None: no two versions in a row."""
     lost_s: float = 0.0
-    """Work done again and time without training, over all attempts."""
+    """Of `watched_s`, what failures of machines cost: work that was lost, and time until the next attempt began."""
 
     @property
     def worker_hours(self) -> float:
@@ -96,7 +102,9 @@ def history_of(state: RunState, entries: Sequence[VersionEntry], now_s: float) -
         )
         for fence, (begin, end) in spans.items()
     ]
+    failed = _failures(causes)
     losses = attempt_losses(state, None)
+    pauses = [(spans[before][1], spans[after][0]) for before, after in failed]
     return IntervalHistory(
         run=state.run,
         workers=workers,
@@ -104,12 +112,13 @@ def history_of(state: RunState, entries: Sequence[VersionEntry], now_s: float) -
         evidence=tuple(evidence),
         costs_s=_durations(known, "save_cost_s", "staging_s"),
         persists_s=tuple(until_committed(known).values()),
-        intervals_s=_durations(known, "interval_s"),
+        in_force_s=next(iter(_durations(known[-1:], "interval_s")), None),
         restarts_s=restarts_of(state, known),
         bytes=known[-1].version.bytes if known else 0,
-        trained_s=sum(end - begin for begin, end in spans.values()),
+        bytes_new=tuple(entry.bytes_new for entry in known if entry.bytes_new is not None),
+        watched_s=_covered([*spans.values(), *pauses]),
         overhead=_overhead(known),
-        lost_s=sum(loss.seconds or 0.0 for loss in losses.values()),
+        lost_s=sum(losses[after].seconds or 0.0 for _, after in failed),
     )
 
 
@@ -149,15 +158,35 @@ def plan_interval(
         caps=caps_of(saving),
         rate=rate,
         workers=workers,
-        cost_s=_recent(history.costs_s),
-        persist_s=_recent(history.persists_s),
-        restore_s=_recent(history.restarts_s) or 0.0,
+        cost_s=_median(history.costs_s),
+        persist_s=_median(history.persists_s),
+        restore_s=_median(history.restarts_s) or 0.0,
         bytes=history.bytes,
+        bytes_new=history.bytes_new[-MEDIAN_OF:],
+        full_every=saving.full_every,
     )
 
 
-def _recent(values: Sequence[float]) -> float | None:
-    return statistics.median(values[-_MEDIAN_OF:]) if values else None
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values[-MEDIAN_OF:]) if values else None
+
+
+def _failures(causes: Mapping[int, str]) -> list[tuple[int, int]]:
+    """Fences of the attempts that machines ended, and of the ones after them."""
+    return [
+        (before, after)
+        for before, after in pairwise(sorted(causes))
+        if causes[before] == "infrastructure"
+    ]
+
+
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """How long at least one of them lasted."""
+    covered, until = 0.0, -math.inf
+    for begin, end in sorted(spans):
+        covered += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return covered
 
 
 def _span(state: RunState, attempt: AttemptState, now_s: float) -> tuple[float, float]:

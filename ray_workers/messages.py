@@ -195,6 +195,8 @@ class VersionOutcome:
     stall_s: float = 0.0
     """Seconds that training stood still for it, of the slowest rank."""
     bytes: int = 0
+    bytes_new: int = 0
+    """As sent: those that no earlier version held already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,7 +145,8 @@ def _outcome(attempt: Attempt, error: BaseException) -> tuple[str, str]:
 
 def _with_its_place(error: Exception) -> str:
     details = error.details if isinstance(error, PawlError) else {}
-    return placed(str(error), rank=details.get("rank"), node=details.get("node"))
+    place = {"rank": details.get("rank"), "node": details.get("node")}
+    return placed(str(error), **place, error=type(error).__name__)
 
 
 def _close(attempt: Attempt, outcome: str, reason: str | None) -> None:

@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import FlowRunSort
 
+from ray_workers.attempt_chains import is_passed_on
 from ray_workers.policies.failure_rate import Evidence
 from ray_workers.policies.run_history import Spell, evidence_elsewhere
 from ray_workers.store.attempts import read_run
@@ -29,7 +30,8 @@ __all__ = ["failures_elsewhere", "spells_of"]
 _DAYS = 60
 _MOST_RUNS = 100
 _MOST_HISTORIES = 25
-"""Flow runs of which each try is looked at; of the others the last one."""
+"""Flow runs that were tried more than once and whose tries are looked at. The first one more ends the history: were it left out
+alone, and older quiet ones counted, failures would seem rarer than they are."""
 _DEFAULT_WORKERS = 2
 _ENDS = {
     "COMPLETED": "completed",
@@ -53,11 +55,17 @@ def failures_elsewhere(attempt: Attempt) -> tuple[Evidence, ...]:
         return ()
     try:
         state = read_run(request.target.open().store, request.run)
-        in_log = {(a.flow_run_id, a.run_count) for a in state.attempts.values()}
-        in_log.add((request.identity.flow_run_id, request.identity.run_count))
+        tries = {a.fence: (a.flow_run_id, a.run_count) for a in state.attempts.values()}
+        open_ended = {tries[a.fence] for a in state.attempts.values() if is_passed_on(state, a)}
+        own = (request.identity.flow_run_id, request.identity.run_count)
         with get_client(sync_client=True) as client:
             spells = list(_spells(client, UUID(request.identity.flow_run_id)))
-        return evidence_elsewhere(spells, in_log=in_log, now_s=epoch_seconds())
+        return evidence_elsewhere(
+            spells,
+            in_log={*tries.values(), own},
+            open_ended=open_ended,
+            now_s=epoch_seconds(),
+        )
     except Exception as error:  # noqa: BLE001 - as said above
         _log.warning("Prefect's history of runs could not be read: %s", error)
         return ()
@@ -67,8 +75,10 @@ def _spells(client: SyncPrefectClient, flow_run_id: UUID) -> Iterator[Spell]:
     histories = 0
     for run in _alike(client, client.read_flow_run(flow_run_id)):
         states: Sequence[State] | None = None
-        if run.run_count > 1 and histories < _MOST_HISTORIES:
+        if run.run_count > 1:
             histories += 1
+            if histories > _MOST_HISTORIES:
+                return
             states = client.read_flow_run_states(run.id)
         yield from spells_of(run, states)
 

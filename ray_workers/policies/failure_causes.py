@@ -1,16 +1,51 @@
-"""What ended an attempt: the machine, the user's code, somebody who asked for it, or nothing at all. Pure, from the log's words."""
+"""What ended an attempt: the machine, the user's code, somebody who asked for it, or nothing at all. Pure.
+
+One table for the words of the log and for those of an orchestrator (`run_history`): it goes by the type of the error.
+"""
 
 from __future__ import annotations
 
 import re
 
-from ray_workers.policies.failure_words import read_failure
+from ray_workers.policies.failure_words import error_of, read_failure
 
-__all__ = ["CAUSES", "asked_by", "cause_of_end", "is_broken_group", "is_lost"]
+__all__ = [
+    "CAUSES",
+    "asked_by",
+    "cause_of_end",
+    "cause_of_error",
+    "is_broken_group",
+    "is_lost",
+]
 
 CAUSES = ("infrastructure", "user", "asked", "none")
-"""Only `infrastructure` says how often training will fail: an exception of the loop is mended, not waited for; whoever
-asks for the end is given a last version first."""
+"""Only `infrastructure` says how often training will fail: `user` is an exception of the loop, a state that does not fit, a
+refused setting, damage that the next attempt goes around, which are mended and not waited for; whoever asks for the end is
+given a last version first."""
+
+_OF_MACHINES = {
+    "ClusterUnavailableError",
+    "FailureBudgetSpentError",
+    "OutcomeUnknownError",
+    "RankHungError",
+    "RetryableError",
+    "StoreUnavailableError",
+    "TrainingFailedError",
+    "UploadFailedError",
+}
+"""Of Pawl's own errors those by which machines, the network or the store end training. `TrainingFailedError` itself stands
+for a failure of which no rank could say anything."""
+_OF_SERVERS = {
+    "ConnectError",
+    "ConnectTimeout",
+    "GetTimeoutError",
+    "LocalRayletDiedError",
+    "ReadError",
+    "ReadTimeout",
+    "RemoteProtocolError",
+}
+"""How Prefect's and Ray's clients say that their server does not answer."""
+_OF_WISHES = {"AttemptInterruptedError", "FenceLostError"}
 
 _LOST_PARTS = {
     "ActorDiedError",
@@ -46,28 +81,42 @@ def asked_by(reason: str | None) -> str:
     return next((what for word, what in _ASKED.items() if text.startswith(word)), "cancelled")
 
 
-def cause_of_end(outcome: str | None, reason: str | None, *, open_now: bool) -> str:
+def cause_of_end(
+    outcome: str | None, reason: str | None, *, open_now: bool, passed_on: bool = False
+) -> str:
     """One of `CAUSES`.
 
     Args:
         outcome: of the attempt's end record; None: there is none.
         reason: of the same record.
         open_now: the attempt still holds the fence.
+        passed_on: another flow run took the fence next. Without an end record that is a takeover, for all that the log
+            knows: what machines end is tried again by the same flow run.
     """
     if outcome in ("completed", "finished"):
         return "none"
     if outcome is None:
-        return "none" if open_now else "infrastructure"
+        return "none" if open_now else "asked" if passed_on else "infrastructure"
     text = reason or ""
     if outcome == "interrupted" or "taken over" in text:
         return "asked"
+    return cause_of_error(text)
+
+
+def cause_of_error(text: str, outer: str | None = None) -> str:
+    """`infrastructure`, `user` or `asked`.
+
+    Args:
+        text: what was said of the error.
+        outer: its type where `text` names none, or that of what was raised about it. Without any type no rank could say what
+            happened, because Ray lost them or the store was away.
+    """
     raised = read_failure(text)
-    if raised is None or not raised.error:
-        # No rank could say what happened: Ray lost them, or the store spent the failure budget.
-        return "infrastructure"
-    if is_lost(raised.error) or is_broken_group(raised.error, raised.said):
-        return "infrastructure"
-    return "user"
+    error, said = error_of(text) or outer, text if raised is None else raised.said
+    if error in _OF_WISHES:
+        return "asked"
+    machines = error is None or error in _OF_MACHINES | _OF_SERVERS or is_lost(error)
+    return "infrastructure" if machines or is_broken_group(error or "", said) else "user"
 
 
 def is_lost(error: str) -> bool:

@@ -2,8 +2,8 @@
 
     Training of run 'r' failed on rank 1 (node trainer-2, noticed after 2.1 s, settled in 0.4 s): ValueError: shapes …
 
-What is not known is left out, the brackets too. An error of Pawl's own that a rank raised keeps its own words, and the
-place stands behind them in the same brackets: `… (rank 1, node trainer-2)`.
+What is not known is left out, the brackets too. Any other error keeps its own words, and what is known stands behind them
+in the same brackets: `… (rank 1, node trainer-2, error StateMismatchError)`. Older Pawls did not write the type there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["Failure", "placed", "read_failure"]
+__all__ = ["Failure", "error_of", "placed", "read_failure"]
 
 _PLACE = r"\((?P<place>[^()]*)\)"
 _RAISED = re.compile(
@@ -19,8 +19,11 @@ _RAISED = re.compile(
 )
 _PLACED = re.compile(rf"^(?P<said>.*) {_PLACE}$", re.DOTALL)
 _RANK = re.compile(r"^rank (\d+)$")
+_ERROR = re.compile(r"^error (\w+)$")
 _SECONDS = re.compile(r"^(noticed after|settled in) (\d+(?:\.\d+)?) s$")
 _PREEMPTED = "preempted"
+_ROOM = 2000
+"""Characters that an end record keeps of its reason (`store.attempts.end_attempt`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +32,7 @@ class Failure:
 
     rank: int
     error: str = ""
-    """Type of the exception; empty for an error of Pawl's own, which keeps its words."""
+    """Type of the exception; empty for an error that kept its words in the record of an older Pawl."""
     said: str = ""
     node: str | None = None
     noticed_s: float | None = None
@@ -53,12 +56,29 @@ class Failure:
         return facts
 
 
-def placed(message: str, *, rank: int | None, node: str | None) -> str:
-    """`message`, with the place where it was raised behind it, unless that is unknown or stands there."""
-    if rank is None or read_failure(message) is not None:
+def placed(message: str, *, rank: int | None, node: str | None, error: str = "") -> str:
+    """`message`, with the place where it was raised and its type behind it, as far as they are known and do not stand there.
+
+    It fits into an end record: of a long message the end is left out, so that what stands behind it is kept.
+    """
+    if read_failure(message) is not None:
         return message
-    at = "" if node is None else f", node {_inside(node)}"
-    return f"{message} (rank {rank}{at})"
+    facts = [] if rank is None else [f"rank {rank}"]
+    facts += [] if rank is None or node is None else [f"node {_inside(node)}"]
+    facts += [f"error {error}"] if error else []
+    if not facts:
+        return message
+    behind = f" ({', '.join(facts)})"
+    return message[: _ROOM - len(behind)] + behind
+
+
+def error_of(text: str) -> str | None:
+    """Type of the exception that `text` speaks of; None: it does not say."""
+    known = read_failure(text)
+    if known is not None:
+        return known.error or None
+    behind = _PLACED.match(text)
+    return None if behind is None else _error_in(behind["place"]) or None
 
 
 def read_failure(text: str) -> Failure | None:
@@ -68,8 +88,14 @@ def read_failure(text: str) -> Failure | None:
     behind = _PLACED.match(text)
     if behind is None:
         return None
-    rank = _RANK.match(behind["place"].split(", ")[0])
-    return None if rank is None else _read(behind["place"], int(rank[1]), "", behind["said"])
+    place = behind["place"]
+    rank = _RANK.match(place.split(", ")[0])
+    return None if rank is None else _read(place, int(rank[1]), _error_in(place), behind["said"])
+
+
+def _error_in(place: str) -> str:
+    last = _ERROR.match(place.rsplit(", ", maxsplit=1)[-1])
+    return "" if last is None else last[1]
 
 
 def _read(place: str, rank: int, error: str, said: str) -> Failure:

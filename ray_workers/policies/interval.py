@@ -14,6 +14,8 @@ is the solution by Lambert's function (Bougeret, Casanova, Rabie, Robert, Vivien
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_workers.store.errors import InvalidInputError
@@ -22,6 +24,7 @@ __all__ = [
     "IntervalCaps",
     "IntervalDecision",
     "IntervalFacts",
+    "bytes_per_save",
     "decide_interval",
     "optimal_interval_s",
 ]
@@ -45,7 +48,7 @@ class IntervalFacts:
     mtbf_s: float
     """Mean time between failures of the whole group."""
     bytes: int = 0
-    """Of one version, as sent."""
+    """Of one save, as sent (`bytes_per_save`)."""
     flights: int = 1
     """Saves that may be on their way at once."""
 
@@ -99,6 +102,20 @@ class IntervalDecision:
     @property
     def waste(self) -> float:
         return self.overhead + self.loss
+
+
+def bytes_per_save(new: Sequence[int], *, whole: int, full_every: int) -> int:
+    """What a save sends: what changes, and its share of what does not, which is stored again from time to time.
+
+    Args:
+        new: bytes that each of the last saves sent; empty: not known.
+        whole: bytes of a version.
+        full_every: versions that may share one stored shard.
+    """
+    if not new:
+        return whole
+    usual = statistics.median_low(new)
+    return usual + max(0, whole - usual) // full_every
 
 
 def decide_interval(facts: IntervalFacts, caps: IntervalCaps) -> IntervalDecision:

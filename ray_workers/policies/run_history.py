@@ -1,31 +1,21 @@
 """What an orchestrator's history of runs says of failures, beside what the commit log says. Pure.
 
-Both see the same attempts: one that stands in the log is taken from there, because the log knows its end best. What is
-left are attempts of other runs on the same machines, and those that died before they had a fence.
+Both see the same attempts: one that stands in the log is taken from there, because the log knows its end best, unless it
+has none. What is left are attempts of other runs on the same machines, and those that died before they had a fence.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
 
-from ray_workers.policies.failure_causes import cause_of_end
+from ray_workers.policies.failure_causes import cause_of_error
 from ray_workers.policies.failure_rate import Evidence
 
 __all__ = ["Spell", "cause_of_spell", "evidence_elsewhere"]
 
 _RAISED = re.compile(r"encountered an exception:? (\w+)")
-_OF_MACHINES = {
-    "ClusterUnavailableError",
-    "FailureBudgetSpentError",
-    "OutcomeUnknownError",
-    "RankHungError",
-    "RetryableError",
-    "StoreUnavailableError",
-    "TrainingFailedError",
-    "UploadFailedError",
-}
 _ASKED = re.compile(
     r"AttemptInterruptedError|aborted by an interrupt signal|aborted by a termination signal"
     r"|cancelled by the runtime environment|system exit call",
@@ -64,13 +54,15 @@ def cause_of_spell(ended: str | None, message: str) -> str:
     if ended != "failed":
         return "none"
     raised = _RAISED.search(message)
-    if raised is not None and raised[1] in _OF_MACHINES:
-        return cause_of_end("failed", message, open_now=False)
-    return "user"
+    return "user" if raised is None else cause_of_error(message, raised[1])
 
 
 def evidence_elsewhere(
-    spells: Iterable[Spell], *, in_log: Container[tuple[str, int]], now_s: float
+    spells: Iterable[Spell],
+    *,
+    in_log: Container[tuple[str, int]],
+    open_ended: Container[tuple[str, int]] = (),
+    now_s: float,
 ) -> tuple[Evidence, ...]:
     """What the commit log does not know, oldest first.
 
@@ -78,11 +70,16 @@ def evidence_elsewhere(
         spells: in any order.
         now_s: seconds since 1970.
         in_log: (flow run id, run count) of the attempts in the log of the run that asks.
+        open_ended: those of them that another flow run followed without a recorded end. The log takes that for a takeover;
+            if the machine died, the orchestrator knows, and the failure is counted here. Their hours are in the log.
     """
-    new: Sequence[Spell] = sorted(
-        (spell for spell in spells if spell.key not in in_log), key=lambda spell: spell.begin_s
+    ordered = sorted(spells, key=lambda spell: spell.begin_s)
+    found = [(spell, _evidence(spell, now_s)) for spell in ordered]
+    return tuple(
+        replace(evidence, worker_hours=0.0) if spell.key in in_log else evidence
+        for spell, evidence in found
+        if spell.key not in in_log or (spell.key in open_ended and evidence.failures)
     )
-    return tuple(_evidence(spell, now_s) for spell in new)
 
 
 def _evidence(spell: Spell, now_s: float) -> Evidence:

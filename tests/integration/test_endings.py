@@ -57,7 +57,7 @@ def test_a_refusal_in_training_is_not_retried(calls: Calls) -> None:
     assert newest_flow_run().run_count == 1
     assert len(calls) == 1
     (attempt,) = read_run(folder_store(Path("store")), "run").attempts.values()
-    assert (attempt.outcome, attempt.reason) == ("failed", "planted")
+    assert (attempt.outcome, attempt.reason) == ("failed", "planted (error InvalidInputError)")
 
 
 def test_bytes_found_bad_in_a_worker_are_quarantined_and_the_retry_falls_back(

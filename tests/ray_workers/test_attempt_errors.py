@@ -73,9 +73,9 @@ def test_what_all_ranks_raise_is_placed_where_it_says(details, place):
     ("error", "end"),
     [
         (AttemptInterruptedError("resize: saved"), ("interrupted", "resize: saved")),
-        (TrainingFailedError("x failed", rank=1, node="b"), ("failed", "x failed (rank 1, node b)")),
-        (DamageError("bad bytes"), ("failed", "bad bytes")),
-        (KeyError(), ("failed", "KeyError")),
+        (TrainingFailedError("x failed", rank=1, node="b"), ("failed", "x failed (rank 1, node b, error TrainingFailedError)")),
+        (DamageError("bad bytes"), ("failed", "bad bytes (error DamageError)")),
+        (KeyError(), ("failed", "KeyError (error KeyError)")),
     ],
 )  # fmt: skip
 def test_the_words_of_the_end_record(error, end):

@@ -481,3 +481,14 @@ def test_a_manifest_that_no_reader_would_take_is_no_version(store, monkeypatch):
     assert outcome.number is None
     assert "no reader takes more than 500" in outcome.reason
     assert read_run(store, "run").versions == {}
+
+
+def test_an_outcome_says_how_much_of_the_version_was_sent(store):
+    manager = new_manager(store)
+    outcome = report(manager, 10, ranks=1)
+    (event,) = manager.drain_events()
+    assert outcome.bytes_new > 100
+    assert (outcome.bytes, outcome.bytes_new) == (
+        event.details["bytes"],
+        event.details["bytes_new"],
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -34,7 +35,12 @@ class Scene:
             self.controller.stepped(saving=saving)
 
     def saved(
-        self, *, stall_s: float = 0.0, persist_s: float = 1.0, number: int | None = 1
+        self,
+        *,
+        stall_s: float = 0.0,
+        persist_s: float = 1.0,
+        number: int | None = 1,
+        bytes_new: int = 10**6,
     ) -> None:
         outcome = VersionOutcome(
             step=1,
@@ -42,6 +48,7 @@ class Scene:
             persist_s=persist_s if number else None,
             stall_s=stall_s,
             bytes=10**6,
+            bytes_new=bytes_new,
         )
         self.controller.heard(outcome)
 
@@ -129,3 +136,23 @@ def test_what_goes_into_the_version_are_the_interval_and_the_cost() -> None:
     scene.saved(stall_s=0.5)
     told = scene.controller.seconds()
     assert told == {"interval_s": pytest.approx(scene.seconds, abs=0.001), "save_cost_s": 0.5}
+
+
+def test_a_cap_on_the_network_counts_what_is_sent() -> None:
+    caps = replace(OPEN, network_bytes_s=10.0)
+    scene = Scene(caps=caps, rate=rate_of(1e9, 1.0), full_every=10)
+    scene.saved()
+    assert scene.controller.decide().bound_by == "network"
+    assert scene.seconds == 1e5
+    for _ in range(3):
+        scene.saved(bytes_new=10**4)
+    assert scene.seconds == pytest.approx((10**4 + 99_000) / 10)
+
+
+def test_one_odd_save_after_a_restart_changes_little_and_several_do() -> None:
+    scene = Scene(cost_s=0.5, persist_s=2.0)
+    for _ in range(2):
+        scene.saved(stall_s=50.0)
+        assert scene.seconds == pytest.approx(young(0.5), rel=0.01)
+    scene.saved(stall_s=50.0)
+    assert scene.seconds > 5 * young(0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 
 from ray_workers.config import Saving
 from ray_workers.interval_account import account_of
+from ray_workers.interval_controller import IntervalController
 from ray_workers.interval_facts import history_of, plan_interval, read_history
 from ray_workers.policies.failure_rate import PRIOR, Evidence
-from ray_workers.store.run_state import AttemptState, RunState
+from ray_workers.policies.failure_words import placed
+from ray_workers.store.bodies import VersionName
+from ray_workers.store.run_state import AttemptState, RunState, VersionState
 from tests.support.factories import MadeUpRun, folder_store
 
 FAILED = "Training of run 'r' failed on rank 0: {}"
@@ -34,8 +38,28 @@ def attempt(
     )  # fmt: skip
 
 
-def history(*attempts: AttemptState, open_fence: int | None = None, now: float = 100.0):
+def history(
+    *attempts: AttemptState,
+    open_fence: int | None = None,
+    now: float = 100.0,
+    kept: float | None = None,
+):
+    """`kept`: at that hour the first attempt committed the version that all later ones resumed from."""
     state = RunState(run="r", open_fence=open_fence, attempts={a.fence: a for a in attempts})
+    if kept is not None:
+        name = VersionName(number=1, manifest="m")
+        state.versions[1] = VersionState(
+            number=1,
+            manifest="m",
+            fence=attempts[0].fence,
+            slot=2,
+            step=1,
+            bytes=1,
+            at=at(kept),
+            base=None,
+        )
+        later = {a.fence: replace(a, resume=name, resume_at=a.at) for a in attempts[1:]}
+        state.attempts.update(later)
     return history_of(state, [], seconds(now))
 
 
@@ -51,6 +75,20 @@ def test_hours_and_failures_are_counted_by_cause() -> None:
     assert [item.failures for item in found.evidence] == [1, 0, 0, 0]
     assert found.worker_hours == pytest.approx(30)
     assert [item.age_hours for item in found.evidence] == pytest.approx([90, 85, 80, 0])
+
+
+def test_a_state_that_does_not_fit_leaves_the_rate_alone() -> None:
+    refused = placed("'w' is missing.", rank=0, node="h", error="StateMismatchError")
+    found = history(attempt(1, 0, 0.02, "failed", refused), now=0.02)
+    assert found.causes == {"user": 1}
+    assert PRIOR.after(found.evidence).mean == pytest.approx(PRIOR.mean, rel=0.01)
+
+
+def test_a_run_that_another_flow_run_took_over_was_ended_by_that() -> None:
+    one, two = attempt(1, 0, None, None), attempt(5, 2, 9, "completed")
+    other = replace(two, flow_run_id="g")
+    assert history(one, other).causes == {"asked": 1, "none": 1}
+    assert history(one, two).causes == {"infrastructure": 1, "none": 1}
 
 
 def test_an_actor_that_was_started_again_is_no_failure_of_training() -> None:
@@ -128,6 +166,108 @@ def test_fixed_thresholds_need_no_plan_and_a_new_run_starts_from_the_prior() -> 
     plan = plan_interval(None, Saving(), 2)
     assert plan is not None
     assert plan.rate == PRIOR
+
+
+GONE = FAILED.format("ActorDiedError: gone")
+
+
+def test_what_a_failure_cost_is_a_share_of_the_time_that_went_by() -> None:
+    found = history(
+        attempt(1, 0, 100, "failed", GONE),
+        attempt(2, 101, None, None),
+        kept=50,
+        open_fence=2,
+        now=101,
+    )
+    assert (found.lost_s / 3600, found.watched_s / 3600) == pytest.approx((51, 101))
+    assert account_of(found).loss == pytest.approx(51 / 101)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        ("interrupted", "cancelled"),
+        ("interrupted", "Ctrl-C"),
+        ("failed", FAILED.format("ValueError: x")),
+    ],
+)
+def test_a_weekend_after_an_end_that_no_machine_brought_is_no_loss(
+    outcome: str, reason: str
+) -> None:
+    found = history(
+        attempt(1, 0, 10, outcome, reason),
+        attempt(2, 70, None, None),
+        kept=10,
+        open_fence=2,
+        now=80,
+    )
+    assert (found.lost_s, found.watched_s / 3600) == (0, pytest.approx(20))
+    assert account_of(found).loss == 0
+
+
+def test_a_death_without_a_record_cost_the_time_until_the_next_attempt() -> None:
+    found = history(
+        attempt(1, 0, None, None, run_count=1), attempt(2, 60, None, None, run_count=2), kept=50, open_fence=2, now=100
+    )  # fmt: skip
+    assert (found.lost_s / 3600, found.watched_s / 3600) == pytest.approx((10, 100))
+
+
+def test_the_caps_count_what_is_sent_and_not_what_stays(tmp_path: Path) -> None:
+    run = MadeUpRun(store=folder_store(tmp_path), ranks=40)
+    run.start()
+    run.commit(10)
+    for number in range(1, 5):
+        run.commit(10 + number, base=number)
+    found = read_history(run.store, "digits")
+    whole, new = found.bytes, sorted(found.bytes_new)[2]
+    assert len(found.bytes_new) == 5
+    assert new < whole
+    saving = Saving(full_every=4, storage_gb_per_day=1e-6, max_interval_seconds=1e9)
+    decided = account_of(found, saving).decision
+    assert decided is not None
+    assert decided.bound_by == "storage"
+    assert decided.seconds == pytest.approx(86_400 * (new + (whole - new) // 4) / 1e3)
+    plan = plan_interval(found, saving, 40)
+    assert plan is not None
+    assert (plan.bytes, plan.bytes_new, plan.full_every) == (whole, found.bytes_new, 4)
+    assert IntervalController(plan).decide().seconds == decided.seconds
+
+
+def test_training_page_and_command_take_the_last_five(tmp_path: Path) -> None:
+    run = MadeUpRun(store=folder_store(tmp_path))
+    run.start()
+    run.commit(10)
+    found = read_history(run.store, "digits")
+    slower = replace(
+        found, costs_s=(9.0,) * 10 + (1.0,) * 5, persists_s=(9.0,) * 10 + (2.0,) * 5, restarts_s=(9.0,) * 10 + (3.0,) * 5
+    )  # fmt: skip
+    account, plan = account_of(slower), plan_interval(slower, Saving(), 2)
+    assert plan is not None
+    assert account.cost is not None
+    assert account.persist is not None
+    assert account.restart is not None
+    shown = (account.cost.median, account.persist.median, account.restart.median)
+    assert shown == (plan.cost_s, plan.persist_s, plan.restore_s) == (1, 2, 3)
+
+
+def test_after_a_change_to_fixed_thresholds_alone_are_in_force(tmp_path: Path) -> None:
+    run = MadeUpRun(store=folder_store(tmp_path))
+    run.start()
+    run.timed["interval_s"] = 60.0
+    run.commit(10)
+    assert dict(account_of(read_history(run.store, "digits")).lines())["in force"] == "60 s"
+    del run.timed["interval_s"]
+    run.commit(20)
+    told = dict(account_of(read_history(run.store, "digits")).lines())
+    assert told["in force"] == "thresholds alone"
+
+
+def test_it_says_when_the_limits_are_not_the_runs_own(tmp_path: Path) -> None:
+    run = MadeUpRun(store=folder_store(tmp_path))
+    run.start()
+    found = read_history(run.store, "digits")
+    assert "defaults" in dict(account_of(found).lines())["limits"]
+    assert "limits" not in dict(account_of(found, Saving()).lines())
 
 
 def test_an_interval_that_cannot_be_is_refused_in_one_sentence() -> None:

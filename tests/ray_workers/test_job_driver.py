@@ -13,9 +13,9 @@ from ray_workers.store.errors import AttemptInterruptedError, DamageError, Train
     [
         (AttemptInterruptedError("time limit: Run 'r'"), "interrupted", "time limit: Run 'r'"),
         (_Stopped(), "interrupted", "cancelled: the Ray job was stopped"),
-        (TrainingFailedError("Training of run 'r' failed: x"), "failed", "Training of run 'r' failed: x"),
-        (DamageError("Shard k.", rank=1, node="h"), "failed", "Shard k. (rank 1, node h)"),
-        (ValueError(), "failed", "ValueError"),
+        (TrainingFailedError("Training of run 'r' failed: x"), "failed", "Training of run 'r' failed: x (error TrainingFailedError)"),
+        (DamageError("Shard k.", rank=1, node="h"), "failed", "Shard k. (rank 1, node h, error DamageError)"),
+        (ValueError(), "failed", "ValueError (error ValueError)"),
     ],
 )  # fmt: skip
 def test_what_ended_it(error, outcome, reason):

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
 from uuid import uuid4
 
+import pytest
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from ray_workers.policies.run_history import cause_of_spell
+from tasks import failure_history
 from tasks.failure_history import spells_of
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -56,3 +60,18 @@ def test_a_run_of_one_try_needs_no_history() -> None:
 
 def test_of_a_run_of_several_tries_nothing_is_made_up() -> None:
     assert list(spells_of(run(state(StateType.CRASHED, 2), run_count=3), None)) == []
+
+
+def test_a_history_ends_where_tries_are_not_looked_at_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crashed = [state(StateType.RUNNING, 0), state(StateType.CRASHED, 1)]
+    quiet, retried = run(state(StateType.COMPLETED, 1)), run(crashed[-1], run_count=2)
+    runs = [quiet, retried, quiet, retried, quiet, quiet]
+    monkeypatch.setattr(failure_history, "_MOST_HISTORIES", 1)
+    monkeypatch.setattr(failure_history, "_alike", lambda *_: runs)
+    client: Any = SimpleNamespace(
+        read_flow_run=lambda _: None, read_flow_run_states=lambda _: crashed
+    )
+    found = list(failure_history._spells(client, quiet.id))
+    assert [spell.ended for spell in found] == ["completed", "crashed", "completed"]

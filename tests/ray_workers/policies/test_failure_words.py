@@ -1,6 +1,6 @@
 import pytest
 
-from ray_workers.policies.failure_words import Failure, placed, read_failure
+from ray_workers.policies.failure_words import Failure, error_of, placed, read_failure
 
 FULL = Failure(
     rank=1, error="ValueError", said="shapes (3, 4) do not fit", node="trainer-2", noticed_s=2.1, settled_s=0.4,
@@ -53,3 +53,29 @@ def test_an_error_with_its_own_words_gets_its_place_behind_them():
 )
 def test_a_text_without_a_rank_names_none(text):
     assert read_failure(text) is None
+
+
+@pytest.mark.parametrize(
+    ("rank", "node", "written"),
+    [
+        (2, "n-1", "'w' is missing. (rank 2, node n-1, error StateMismatchError)"),
+        (2, None, "'w' is missing. (rank 2, error StateMismatchError)"),
+        (None, "n-1", "'w' is missing. (error StateMismatchError)"),
+    ],
+)
+def test_an_error_with_its_own_words_gets_its_type_behind_them(rank, node, written):
+    text = placed("'w' is missing.", rank=rank, node=node, error="StateMismatchError")
+    assert text == written
+    assert error_of(text) == "StateMismatchError"
+    assert placed(FULL.text("r"), rank=1, node="h", error="TrainingFailedError") == FULL.text("r")
+
+
+def test_a_long_message_leaves_room_for_what_stands_behind_it():
+    text = placed(9_000 * "x", rank=2, node="h", error="StateMismatchError")
+    assert len(text) == 2000  # what an end record keeps
+    assert error_of(text) == "StateMismatchError"
+
+
+@pytest.mark.parametrize("text", ["", "bad bytes", "bad bytes (rank 1, node h)", "saved (step 2)"])
+def test_a_type_that_was_not_written_is_not_made_up(text):
+    assert error_of(text) is None

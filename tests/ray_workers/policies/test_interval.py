@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ray_workers.policies.interval import (
     IntervalCaps,
     IntervalFacts,
+    bytes_per_save,
     decide_interval,
     optimal_interval_s,
 )
@@ -148,3 +149,17 @@ def test_caps_that_allow_nothing_are_refused(wrong):
 def test_a_group_that_always_fails_is_refused():
     with pytest.raises(InvalidInputError, match="above 0"):
         facts(mtbf_s=0.0)
+
+
+@pytest.mark.parametrize(
+    ("new", "full_every", "sent"),
+    [
+        ((), 16, 1600),  # nothing is known: a whole version
+        ((1600, 1600, 1600), 16, 1600),
+        ((1600, 10, 10), 1, 1600),
+        ((1600, 10), 16, 10 + 99),  # the first one sends everything
+        ((10, 1600, 10, 12, 11), 16, 11 + 99),
+    ],
+)
+def test_a_save_sends_what_changes_and_its_share_of_the_whole(new, full_every, sent):
+    assert bytes_per_save(new, whole=1600, full_every=full_every) == sent

@@ -73,3 +73,10 @@ def test_hours_without_a_failure_count_too_and_what_runs_now_runs_until_now() ->
         now_s=10 * HOUR,
     )
     assert [(e.failures, e.worker_hours, e.age_hours) for e in found] == [(0, 20, 5), (0, 8, 0)]
+
+
+def test_a_crash_that_the_log_took_for_a_takeover_is_a_failure_whose_hours_the_log_has() -> None:
+    spells = [spell("a", 1, 0, 2, "crashed"), spell("b", 1, 2, 3, "cancelled")]
+    keys = {s.key for s in spells}
+    found = evidence_elsewhere(spells, in_log=keys, open_ended=keys, now_s=10 * HOUR)
+    assert [(e.failures, e.worker_hours, e.age_hours) for e in found] == [(1, 0, 8)]
