@@ -135,7 +135,8 @@ def start_attempt(
 def start_incarnation(log: RunLog, fence: int, incarnation: int) -> int:
     """The next writer of the attempt that holds `fence`, under a fence of its own; the dead one can commit no more.
 
-    It belongs to whoever the attempt belongs to by now: a living attempt may have been adopted.
+    It belongs to whoever the attempt belongs to by now, and is written in that process's name: a living attempt may have
+    been adopted, and the process of the log that asks may be gone.
 
     Raises:
         FenceLostError: `fence` is no longer open, so there is nothing to go on with.
@@ -149,7 +150,7 @@ def start_incarnation(log: RunLog, fence: int, incarnation: int) -> int:
         )
 
     log.refresh()
-    record = log.append(decide)
+    record = log.append(decide, for_whom=lambda state: state.attempts[fence].by)
     if record is None:
         raise InternalError("AttemptStarted was not appended")
     return record.slot
@@ -158,7 +159,7 @@ def start_incarnation(log: RunLog, fence: int, incarnation: int) -> int:
 def start_successor(log: RunLog, ended: int) -> tuple[int, int]:
     """The next writer of the attempt whose fence `ended` its own driver has closed: its fence, and its incarnation.
 
-    Called by that driver alone, which is the one place that hands out incarnations.
+    It belongs to whoever the attempt belongs to by now, as with `start_incarnation`. Called by that driver alone, which is the one place that hands out incarnations.
 
     Raises:
         FenceLostError: somebody else has started since.
@@ -176,7 +177,7 @@ def start_successor(log: RunLog, ended: int) -> tuple[int, int]:
         )
 
     log.refresh()
-    record = log.append(decide)
+    record = log.append(decide, for_whom=lambda state: state.attempts[ended].by)
     if record is None:
         raise InternalError("AttemptStarted was not appended")
     return record.slot, log.state.attempts[record.slot].incarnation
