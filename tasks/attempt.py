@@ -39,7 +39,7 @@ from ray_workers.store.opening import StorageTarget
 from ray_workers.store.run_state import AttemptState, RunState
 from ray_workers.store.versions import load_manifest
 from tasks.blocks import storage_target, use_cluster
-from tasks.cluster_job import JobWish, adopt_job
+from tasks.cluster_job import JobWish, adopt_job, wait_for_cluster
 from tasks.events import announce_schedule
 from tasks.run_identity import (
     RunIdentity,
@@ -158,6 +158,7 @@ def take_fence(request: TrainRequest) -> Attempt:
 
     Raises:
         RunBusyError: another flow run trains under this name.
+        ClusterUnavailableError: the cluster that the run goes on with did not come back in ten minutes.
         StoreRefusedError, StoreUnavailableError, NewerFormatError …: the storage cannot be used.
     """
     logger = get_run_logger()
@@ -171,6 +172,7 @@ def take_fence(request: TrainRequest) -> Attempt:
     )
     try:
         root = request.target.open(create=True)
+        wait_for_cluster(request.scaling, root.store, request.run)
         offer = None if request.job_wish is None else adopt_job(request.job_wish)
         if offer is not None:
             return _adopted(request, offer)

@@ -6,6 +6,7 @@ leaves it training for the next try of the flow run to find.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,30 +14,38 @@ from typing import Any
 from prefect.logging import get_run_logger
 
 from ray_workers.adopting import JobOffer, base_fence, job_name, offered_job
+from ray_workers.config import Scaling
 from ray_workers.following import Followed, Follower, stop_and_wait
 from ray_workers.job_driver import ENTRYPOINT, SPEC_VARIABLE, STOP_GRACE_S
 from ray_workers.job_spec import JobSpec, fingerprint
 from ray_workers.messages import PawlEvent
-from ray_workers.ray_cluster import shipped_code
+from ray_workers.ray_cluster import check_head, shipped_code
 from ray_workers.ray_jobs import RayJobs
-from ray_workers.store.attempts import adopt_attempt, process_is_gone
+from ray_workers.store.attempts import adopt_attempt, process_is_gone, read_run
 from ray_workers.store.errors import (
     ClusterUnavailableError,
     FenceLostError,
     MissingError,
     PawlError,
+    RunNotFoundError,
 )
 from ray_workers.store.log import RunLog
+from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.opening import StorageTarget
 from ray_workers.store.run_state import AttemptState, RunState
 from ray_workers.training_job import TrainingJob
 from tasks.run_identity import RunIdentity, active_flow_run, is_being_cancelled, last_log_time
 
-__all__ = ["JobWish", "adopt_job", "job_goes_on", "run_job"]
+__all__ = ["JobWish", "adopt_job", "job_goes_on", "run_job", "wait_for_cluster"]
 
 _FINGERPRINT = "pawl.fingerprint"
 _CANCEL_S = 22.0
 """Prefect kills a cancelled flow after 30 s."""
+
+_AWAY_S = 600.0
+"""How long a cluster may be away when a try of a run begins that it has trained before."""
+_ASK_AGAIN_S = 5.0
+_SAY_AGAIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +65,46 @@ class JobWish:
     @property
     def fingerprint(self) -> str:
         return fingerprint(self.entrypoint, self.config, self.target.url)
+
+
+def wait_for_cluster(scaling: Scaling, store: ObjectStore, run: str) -> None:
+    """Return when the cluster answers; for a run with nothing to lose yet nobody waits: a wrong address is said at once.
+
+    The few tries that a flow has left would be over long before a head is up again.
+
+    Raises:
+        ClusterUnavailableError: it was silent for longer than ten minutes.
+        InvalidInputError: it refuses the token of this process.
+    """
+    address = scaling.ray_address
+    if address is None or not _has_begun(store, run):
+        return
+    ask = RayJobs if scaling.jobs_address is not None else check_head
+    began = time.monotonic()
+    say_at = began
+    while True:
+        try:
+            ask(scaling.jobs_address or address)
+        except ClusterUnavailableError as error:
+            now = time.monotonic()
+            if now - began >= _AWAY_S:
+                raise
+            if now >= say_at:
+                say_at = now + _SAY_AGAIN_S
+                get_run_logger().warning(
+                    "%s Run %s waits for it, %.0f s more", error, run, began + _AWAY_S - now
+                )
+            time.sleep(_ASK_AGAIN_S)
+        else:
+            return
+
+
+def _has_begun(store: ObjectStore, run: str) -> bool:
+    try:
+        state = read_run(store, run)
+    except RunNotFoundError:
+        return False
+    return bool(state.versions) or state.open_fence is not None
 
 
 def adopt_job(wish: JobWish) -> JobOffer | None:

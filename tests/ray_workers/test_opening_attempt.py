@@ -116,7 +116,9 @@ def test_takeover_holds_for_the_first_attempt_alone(store):
     with pytest.raises(RunBusyError, match="calm-bee"):
         open_as(store, "first", count=2, takeover=True, running="flow run 'calm-bee'")
     assert read_run(store, "run").open_fence == fence
-    state, _ = open_as(store, "first", count=2, takeover=True, running=None)  # nobody trains any more
+    state, _ = open_as(
+        store, "first", count=2, takeover=True, running=None
+    )  # nobody trains any more
     assert state.open_attempt.flow_run_id == "first"
 
 

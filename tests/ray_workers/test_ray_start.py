@@ -48,6 +48,21 @@ def test_a_slow_start_is_tried_again(starts: Callable[..., list[str]], tmp_path:
         assert calls == ["init", "shutdown", "init"]
 
 
+def test_a_cluster_to_join_that_is_away_is_retryable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def init(**_: Any) -> None:
+        raise ConnectionError("connection refused")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with (
+        pytest.raises(ClusterUnavailableError, match="No Ray cluster answers at 'head:6379'"),
+        ray_cluster(Scaling(ray_address="head:6379"), tmp_path),
+    ):
+        pass
+
+
 def test_one_that_never_comes_up_is_retryable(
     starts: Callable[..., list[str]], tmp_path: Path
 ) -> None:

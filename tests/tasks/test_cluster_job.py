@@ -1,0 +1,107 @@
+"""Before a try begins: a cluster that is away is waited for, if the run has something to go on with."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import pytest
+
+from ray_workers.config import Scaling
+from ray_workers.store.errors import ClusterUnavailableError
+from ray_workers.store.memory import MemoryStore
+from tasks import cluster_job
+from tasks.cluster_job import wait_for_cluster
+from tests.support.factories import MadeUpRun
+
+JOBS = Scaling(ray_address="http://head:8265")
+
+
+class Clock:
+    """Time that passes with each pause alone."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Away:
+    """A job server that answers after some time."""
+
+    def __init__(self, clock: Clock, until: float) -> None:
+        self.clock, self.until, self.asked = clock, until, 0
+
+    def __call__(self, address: str) -> None:
+        self.asked += 1
+        if self.clock.now < self.until:
+            raise ClusterUnavailableError("No Ray job server answers.", address=address)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(cluster_job, "time", made)
+    monkeypatch.setattr(cluster_job, "get_run_logger", lambda: logging.getLogger("flow"))
+    return made
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    made = MadeUpRun(store=MemoryStore(), name="run", ranks=1)
+    made.start()
+    return made.store
+
+
+def away(monkeypatch: pytest.MonkeyPatch, clock: Clock, until: float) -> Away:
+    server = Away(clock, until)
+    monkeypatch.setattr(cluster_job, "RayJobs", server)
+    return server
+
+
+def test_a_cluster_that_is_away_is_waited_for_and_that_is_said(
+    store, clock, monkeypatch, caplog
+) -> None:
+    away(monkeypatch, clock, until=240)
+    wait_for_cluster(JOBS, store, "run")
+    assert 240 <= clock.now < 250
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "No Ray job server answers. Run run waits for it, 600 s more"
+    assert len(said) == 4  # once a minute
+
+
+def test_it_is_not_waited_for_without_end(store, clock, monkeypatch) -> None:
+    away(monkeypatch, clock, until=float("inf"))
+    with pytest.raises(ClusterUnavailableError):
+        wait_for_cluster(JOBS, store, "run")
+    assert clock.now == 600
+
+
+def test_for_a_run_that_has_nothing_yet_nobody_waits(clock, monkeypatch) -> None:
+    server = away(monkeypatch, clock, until=float("inf"))
+    store = MemoryStore()
+    wait_for_cluster(JOBS, store, "run")
+    made = MadeUpRun(store=store, name="run", ranks=1)
+    made.start()
+    made.end("failed", "no cluster")  # a wrong address; its next try would fail the same way
+    wait_for_cluster(JOBS, store, "run")
+    assert server.asked == 0
+
+
+def test_a_cluster_of_ones_own_is_not_waited_for(store, clock) -> None:
+    wait_for_cluster(Scaling(), store, "run")
+    wait_for_cluster(Scaling(ray_address="auto"), store, "run")
+    assert clock.now == 0
+
+
+def test_the_head_of_a_joined_cluster_is_there_when_somebody_listens(store, clock) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        joined = Scaling(ray_address=f"127.0.0.1:{head.getsockname()[1]}")
+        wait_for_cluster(joined, store, "run")
+    with pytest.raises(ClusterUnavailableError, match="No Ray cluster answers at"):
+        wait_for_cluster(joined, store, "run")
+    assert clock.now == 600
