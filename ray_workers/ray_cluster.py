@@ -103,11 +103,11 @@ def _connect(scaling: Scaling, code_dir: Path) -> None:
         return
     try:
         ray.init(address=scaling.ray_address, runtime_env=shipped_code(code_dir), **common)
-    except AuthenticationError as error:
-        raise InvalidInputError(
-            f"The Ray cluster at {scaling.ray_address!r} refused this process's token. {_AUTHENTICATION_HELP}"
-        ) from error
-    except (ConnectionError, TimeoutError) as error:
+    except (AuthenticationError, ConnectionError, TimeoutError) as error:
+        if _is_about_the_token(error):
+            raise InvalidInputError(
+                f"The Ray cluster at {scaling.ray_address!r} refused this process's token. {_AUTHENTICATION_HELP}"
+            ) from error
         raise _silent(scaling.ray_address, error) from error
 
 
@@ -120,6 +120,16 @@ def check_head(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_LISTENS_S).close()
     except OSError as error:
         raise _silent(address, error) from error
+
+
+def _is_about_the_token(error: BaseException) -> bool:
+    """Of a token that the cluster refuses Ray speaks only in what caused its `ConnectionError`."""
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, AuthenticationError) or "authenticat" in str(at).lower():
+            return True
+        at = at.__cause__
+    return False
 
 
 def _silent(address: str, error: Exception) -> ClusterUnavailableError:
