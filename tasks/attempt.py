@@ -36,18 +36,18 @@ from ray_workers.store.errors import (
 )
 from ray_workers.store.keys import check_run_name
 from ray_workers.store.opening import StorageTarget
-from ray_workers.store.run_state import AttemptState, RunState
+from ray_workers.store.run_state import RunState
 from ray_workers.store.versions import load_manifest
 from tasks.blocks import storage_target, use_cluster
 from tasks.cluster_job import JobWish, adopt_job, wait_for_cluster
 from tasks.events import announce_schedule
 from tasks.run_identity import (
     RunIdentity,
-    active_flow_run,
     current_identity,
     forbid_retries,
     mark_crashed,
     put_back_retries,
+    who_trains,
 )
 from tasks.scheduled import with_deployed
 
@@ -168,7 +168,7 @@ def take_fence(request: TrainRequest) -> Attempt:
         run_count=request.identity.run_count,
         by=by,
         takeover=request.takeover,
-        still_running=_name_if_running,
+        still_running=who_trains,
     )
     try:
         root = request.target.open(create=True)
@@ -201,10 +201,6 @@ def _adopted(request: TrainRequest, offer: JobOffer) -> Attempt:
         by=this_process(),
         job=offer,
     )
-
-
-def _name_if_running(other: AttemptState) -> str | None:
-    return active_flow_run(other.flow_run_id)
 
 
 def _bury_dead(state: RunState, fence: int) -> None:

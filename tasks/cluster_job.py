@@ -34,7 +34,7 @@ from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.opening import StorageTarget
 from ray_workers.store.run_state import AttemptState, RunState
 from ray_workers.training_job import TrainingJob
-from tasks.run_identity import RunIdentity, active_flow_run, is_being_cancelled, last_log_time
+from tasks.run_identity import RunIdentity, is_being_cancelled, last_log_time, who_trains
 
 __all__ = ["JobWish", "adopt_job", "job_goes_on", "run_job", "wait_for_cluster"]
 
@@ -198,7 +198,7 @@ def _submit(server: RayJobs, name: str, job: TrainingJob, wish: JobWish) -> None
 
 
 def _is_dead(attempt: AttemptState) -> bool:
-    return process_is_gone(attempt.by) or active_flow_run(attempt.flow_run_id) is None
+    return process_is_gone(attempt.by) or who_trains(attempt) is None
 
 
 def _unheard(

@@ -19,12 +19,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
+from ray_workers.store.attempts import process_lives_here, this_process
 from ray_workers.store.clock import epoch_seconds
+from ray_workers.store.run_state import AttemptState
 
 __all__ = [
     "RunIdentity",
     "Scheduled",
-    "active_flow_run",
     "current_identity",
     "forbid_retries",
     "is_being_cancelled",
@@ -35,6 +36,7 @@ __all__ = [
     "running_for_s",
     "scheduled_run",
     "unannounced_start",
+    "who_trains",
 ]
 
 
@@ -56,14 +58,28 @@ def current_identity() -> RunIdentity:
     )
 
 
-def active_flow_run(flow_run_id: str) -> str | None:
-    """How to name that flow run if Prefect holds it to be at work; None if it ended or is not known here."""
-    found = _read(flow_run_id)
-    if found is None or found.state is None or found.state.is_final():
+def who_trains(attempt: AttemptState) -> str | None:
+    """How to name the flow run of `attempt` if it is at work; None if it ended, or if nothing here knows of it.
+
+    Prefect's word counts. Of a flow run that this Prefect does not know the process may still be seen, on this host.
+    """
+    found = _read(attempt.flow_run_id)
+    if found is None:
+        other = dict(attempt.by) != this_process()
+        seen = other and process_lives_here(attempt.by)
+        return _unknown_here(attempt) if seen else None
+    if found.state is None or found.state.is_final():
         return None
     if not (found.state.is_running() or found.state.is_pending() or found.state.is_cancelling()):
         return None
-    return f"flow run {found.name!r} ({flow_run_id}, {found.state.name})"
+    return f"flow run {found.name!r} ({attempt.flow_run_id}, {found.state.name})"
+
+
+def _unknown_here(attempt: AttemptState) -> str:
+    return (
+        f"flow run {attempt.flow_run_id}, which this Prefect does not know, in process {attempt.by['pid']} of this very "
+        "host"
+    )
 
 
 def is_being_cancelled(identity: RunIdentity) -> bool:

@@ -37,6 +37,7 @@ __all__ = [
     "create_run",
     "end_attempt",
     "process_is_gone",
+    "process_lives_here",
     "read_run",
     "resumed_from",
     "roll_back",
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 _PATIENCE_S = 120.0
+_NAMESPACE = "pid_namespace"
 
 
 def run_names(store: ObjectStore) -> Sequence[str]:
@@ -217,20 +219,47 @@ def this_process() -> dict[str, Any]:
         "boot": _boot_id(),
         "pid": os.getpid(),
         "started": _process_start(os.getpid()),
+        **_pid_namespace(),
     }
 
 
 def process_is_gone(by: Mapping[str, Any]) -> bool:
     """True only if the writer `by` provably runs no more: it was on this host, and its process is not there.
 
-    A writer on another host is never declared gone: that cannot be seen from here.
+    A writer on another host is never declared gone, nor one in another PID namespace: that cannot be seen from here.
     """
     if by.get("host") != socket.gethostname() or not isinstance(by.get("pid"), int):
         return False
     if by.get("boot") != _boot_id():
         return True
+    return _is_in_sight(by) and not _is_there(by)
+
+
+def process_lives_here(by: Mapping[str, Any]) -> bool:
+    """True only if the writer `by` provably runs now: its process is on this host."""
+    same_host = by.get("host") == socket.gethostname() and by.get("boot") == _boot_id()
+    return same_host and isinstance(by.get("pid"), int) and _is_in_sight(by) and _is_there(by)
+
+
+def _is_there(by: Mapping[str, Any]) -> bool:
     started = _process_start(by["pid"])
-    return started is None or started != by.get("started")
+    return started is not None and started == by.get("started")
+
+
+def _is_in_sight(by: Mapping[str, Any]) -> bool:
+    """Whether a pid of `by` is one of ours: containers may share the name of the host and its boot, and count apart.
+
+    A writer that did not record its namespace is taken to be in ours.
+    """
+    recorded = by.get(_NAMESPACE)
+    return recorded is None or recorded == _pid_namespace().get(_NAMESPACE)
+
+
+def _pid_namespace() -> dict[str, str]:
+    try:
+        return {_NAMESPACE: str(Path("/proc/self/ns/pid").readlink())}
+    except OSError:
+        return {}
 
 
 def _boot_id() -> str | None:
