@@ -7,8 +7,9 @@ leaves it training for the next try of the flow run to find.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from prefect.logging import get_run_logger
@@ -34,7 +35,14 @@ from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.opening import StorageTarget
 from ray_workers.store.run_state import AttemptState, RunState
 from ray_workers.training_job import TrainingJob
-from tasks.run_identity import RunIdentity, is_being_cancelled, last_log_time, who_trains
+from tasks.run_identity import (
+    LOG_LINES,
+    LogLine,
+    RunIdentity,
+    is_being_cancelled,
+    newest_log_lines,
+    who_trains,
+)
 
 __all__ = ["JobWish", "adopt_job", "job_goes_on", "run_job", "wait_for_cluster"]
 
@@ -46,6 +54,8 @@ _AWAY_S = 600.0
 """How long a cluster may be away when a try of a run begins that it has trained before."""
 _ASK_AGAIN_S = 5.0
 _SAY_AGAIN_S = 60.0
+_CLOCKS_DIFFER_S = 2.0
+"""The cluster's from that of the flow's machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,13 +165,13 @@ def run_job(
     server = RayJobs(wish.address)
     job = replace(job, target=job.target.for_other_machines())
     name = offer.name if offer is not None else job_name(job.run_id, job.fence)
-    heard = last_log_time(wish.identity) if offer is not None else None
+    told = newest_log_lines(wish.identity) if offer is not None else []
     if offer is None:
         _submit(server, name, job, wish)
     followed = Followed(
         name=name,
         keys=job.target.credentials,
-        on_event=_unheard(on_event, heard),
+        on_event=_unheard(on_event, told),
         still_ours=_owner_check(wish, offer.fence if offer is not None else job.fence),
     )
     try:
@@ -202,13 +212,32 @@ def _is_dead(attempt: AttemptState) -> bool:
 
 
 def _unheard(
-    on_event: Callable[[PawlEvent], None], heard: str | None
+    on_event: Callable[[PawlEvent], None], told: Sequence[LogLine]
 ) -> Callable[[PawlEvent], None]:
-    """What an earlier try of this flow run has told already is not told again."""
+    """What an earlier try of this flow run has told already is not told again.
+
+    It is known by its text: the newest lines may be Prefect's own, or of this try, and later than what was heard last.
+
+    Args:
+        on_event: tells an event, and logs its message.
+        told: what the flow run has logged, newest first.
+    """
+    since = told[-1].at if len(told) >= LOG_LINES else None
+    left: dict[str, list[float]] = {}
+    for line in reversed(told):
+        left.setdefault(line.message, []).append(line.at)
 
     def tell(event: PawlEvent) -> None:
-        if heard is None or event.at > heard:
+        at = datetime.fromisoformat(event.at).timestamp()
+        if since is not None and at <= since:
+            return
+        times = left.get(event.message, [])
+        # A line from before the event told of another one, in the same words.
+        found = next((line for line in times if line >= at - _CLOCKS_DIFFER_S), None)
+        if found is None:
             on_event(event)
+        else:
+            times.remove(found)
 
     return tell
 

@@ -24,13 +24,15 @@ from ray_workers.store.clock import epoch_seconds
 from ray_workers.store.run_state import AttemptState
 
 __all__ = [
+    "LOG_LINES",
+    "LogLine",
     "RunIdentity",
     "Scheduled",
     "current_identity",
     "forbid_retries",
     "is_being_cancelled",
-    "last_log_time",
     "mark_crashed",
+    "newest_log_lines",
     "policy_to_put_back",
     "put_back_retries",
     "running_for_s",
@@ -38,6 +40,8 @@ __all__ = [
     "unannounced_start",
     "who_trains",
 ]
+
+LOG_LINES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +111,26 @@ def _process_age_s() -> float:
     return uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
-def last_log_time(identity: RunIdentity) -> str | None:
-    """When this flow run last wrote a log line, ISO 8601; None if it never did."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    at: float
+    """Seconds since the epoch."""
+    message: str
+
+
+def newest_log_lines(identity: RunIdentity) -> list[LogLine]:
+    """What this flow run wrote last, in all its tries, newest first; at most `LOG_LINES`."""
     wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(identity.flow_run_id)]))
+    found: dict[UUID, LogLine] = {}  # by id: while pages are read, lines are added in front
     with get_client(sync_client=True) as client:
-        found = client.read_logs(log_filter=wanted, limit=1, sort=LogSort.TIMESTAMP_DESC)
-    return found[0].timestamp.isoformat(timespec="milliseconds") if found else None
+        while len(found) < LOG_LINES:
+            page = client.read_logs(wanted, offset=len(found), sort=LogSort.TIMESTAMP_DESC)
+            before = len(found)
+            for line in page:
+                found[line.id] = LogLine(at=line.timestamp.timestamp(), message=line.message)
+            if len(found) == before:
+                break
+    return sorted(found.values(), key=lambda line: line.at, reverse=True)[:LOG_LINES]
 
 
 def mark_crashed(flow_run_id: str, message: str) -> None:

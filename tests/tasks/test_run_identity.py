@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self
 from uuid import uuid4
 
 import pytest
 from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
+from prefect.client.schemas.sorting import LogSort
 from prefect.states import Completed, Crashed, Pending, Running
 
 from ray_workers.store.attempts import this_process
 from ray_workers.store.run_state import AttemptState
 from tasks import run_identity
-from tasks.run_identity import policy_to_put_back, who_trains
+from tasks.run_identity import (
+    LOG_LINES,
+    RunIdentity,
+    newest_log_lines,
+    policy_to_put_back,
+    who_trains,
+)
 
 
 def test_a_form_that_says_no_retries_gets_those_of_the_flow():
@@ -94,3 +104,32 @@ def test_of_another_prefect_what_is_gone_elsewhere_or_this_process_itself_does_n
         this_process(),
     ):
         assert who_trains(attempt(**by)) is None
+
+
+# --- what was logged -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("there", "read"), [(0, 0), (200, 200), (450, 450), (5000, LOG_LINES)])
+def test_the_newest_log_lines_are_read_in_pages_up_to_a_bound(monkeypatch, there, read):
+    lines = [
+        SimpleNamespace(id=uuid4(), timestamp=datetime.fromtimestamp(n, UTC), message=f"line {n}")
+        for n in reversed(range(there))
+    ]
+
+    class Client:
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def read_logs(self, _: object, *, offset: int, sort: object) -> list[Any]:
+            assert sort == LogSort.TIMESTAMP_DESC
+            return lines[
+                max(0, offset - 1) : offset + 199
+            ]  # a line was added since the page before
+
+    monkeypatch.setattr(run_identity, "get_client", lambda **_: Client())
+    found = newest_log_lines(RunIdentity(flow_run_id=str(uuid4()), name="n", run_count=2))
+    assert [line.message for line in found] == [line.message for line in lines[:read]]
+    assert all(a.at > b.at for a, b in itertools.pairwise(found))
