@@ -28,6 +28,7 @@ __all__ = [
     "LogLine",
     "RunIdentity",
     "Scheduled",
+    "as_scheduled",
     "current_identity",
     "forbid_retries",
     "is_being_cancelled",
@@ -159,7 +160,12 @@ class Scheduled:
 def scheduled_run() -> Scheduled | None:
     """The calling flow run, if a schedule started it."""
     found = _read(str(flow_run.id or ""))
-    if found is None or not found.auto_scheduled or found.deployment_id is None:
+    return None if found is None else as_scheduled(found)
+
+
+def as_scheduled(found: FlowRun) -> Scheduled | None:
+    """Any flow run, if a schedule started it."""
+    if not found.auto_scheduled or found.deployment_id is None:
         return None
     with get_client(sync_client=True) as client:
         try:
