@@ -8,6 +8,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.server.events.schemas.automations import EventTrigger as ServerTrigger
+from prefect.server.events.schemas.automations import Posture as ServerPosture
 from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.types._datetime import now
 
@@ -35,7 +36,7 @@ def started_by(happened: ReceivedEvent, rules: ComeBack = RULES) -> list[str]:
         trigger = ServerTrigger.model_validate(automation.trigger.model_dump(mode="json"))
         begins = (
             trigger.starts_after(happened.event)
-            if trigger.posture == Posture.Proactive
+            if trigger.posture == ServerPosture.Proactive
             else trigger.expects(happened.event) and not trigger.after
         )
         if begins and trigger.covers_resources(happened.resource, happened.related):
@@ -50,7 +51,7 @@ def told_by(*events: ReceivedEvent, rules: ComeBack = RULES) -> list[str]:
         trigger = ServerTrigger.model_validate(automation.trigger.model_dump(mode="json"))
         seen: Counter[tuple[str, ...]] = Counter()
         for happened in events:
-            if trigger.posture != Posture.Reactive or not trigger.covers(happened):
+            if trigger.posture != ServerPosture.Reactive or not trigger.covers(happened):
                 continue
             key = trigger.bucketing_key(happened)
             if key not in seen and trigger.starts_after(happened.event):

@@ -119,6 +119,7 @@ def test_takeover_holds_for_the_first_attempt_alone(store):
     state, _ = open_as(
         store, "first", count=2, takeover=True, running=None
     )  # nobody trains any more
+    assert state.open_attempt is not None
     assert state.open_attempt.flow_run_id == "first"
 
 

@@ -84,7 +84,11 @@ def test_what_a_schedule_left_empty_is_what_the_deployment_says(
             return SimpleNamespace(parameters=deployed)
 
     monkeypatch.setattr(run_identity, "get_client", lambda **_: Client())
-    empty = {"run": None, "storage": None, "scaling": {"cluster": None, "ray_address": None}}
+    empty: dict[str, Any] = {
+        "run": None,
+        "storage": None,
+        "scaling": {"cluster": None, "ray_address": None},
+    }
     flow_run = cancelled(tmp_path, **empty).model_copy(
         update={"auto_scheduled": True, "deployment_id": uuid4()}
     )

@@ -55,9 +55,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def store() -> MemoryStore:
-    made = MadeUpRun(store=MemoryStore(), name="run", ranks=1)
-    made.start()
-    return made.store
+    store = MemoryStore()
+    MadeUpRun(store=store, name="run", ranks=1).start()
+    return store
 
 
 def away(monkeypatch: pytest.MonkeyPatch, clock: Clock, until: float) -> Away:
