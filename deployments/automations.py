@@ -5,7 +5,8 @@ for flow runs with the tag `pawl` alone:
 
 1. no heartbeat for a while: Crashed;
 2. taken by a worker and never begun: Crashed; cancelled and never ended: Cancelled;
-3. Crashed, and tried less often than allowed: the same flow run again, each time after a longer wait;
+3. Crashed, and tried less often than allowed: the same flow run again, each time after a longer wait; two starts in a
+   row that die before they begin: Failed, for Prefect's run count does not rise with them;
 4. tried as often as allowed, or Failed for good: given up, and somebody is told.
 
 A flow run that was declared dead and lives on does no harm: the store refuses everything an overtaken attempt writes.
@@ -39,7 +40,18 @@ MIN_SILENCE_S = 3 * HEARTBEAT_S
 """Three heartbeats of the shortest kind that Prefect has."""
 
 _SECOND = 2
+_REMEMBERED = timedelta(days=1)
+"""How long a crash is remembered, to know that no try has begun since: far longer than any wait between two tries."""
 _ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
+_NOT_WAITING = (
+    "AwaitingRetry",
+    "Scheduled",
+    "Pending",
+    "Running",
+    "Completed",
+    "Failed",
+    "Cancelled",
+)
 _STEPS_ON = ("Running", "Retrying", "AwaitingRetry", "Scheduled", "Cancelling", *_ENDS)
 
 
@@ -88,7 +100,9 @@ def automations(rules: ComeBack, notify: ActionTypes | None = None) -> list[Auto
         _stuck("Cancelling", _ENDS, ChangeFlowRunState(
             state=StateType.CANCELLED, message="Cancelled; nothing was left that could say so."), rules),
         *(_again(rules, number) for number in range(_SECOND, rules.max_runs + 1)),
+        *_never_begins(rules),
         _gave_up(rules, notify or DoNothing()),
+        _failed(notify or DoNothing()),
     ]  # fmt: skip
 
 
@@ -141,7 +155,8 @@ def _again(rules: ComeBack, number: int) -> AutomationCore:
         description=f"{wait} s after the crash the same flow run goes on from its newest trusted version.",
         trigger=EventTrigger(
             after={_event("Crashed")},
-            expect={_event(name) for name in ("AwaitingRetry", "Scheduled", "Pending", "Running")},
+            # What a person, or a process that was called dead and lives, has ended meanwhile stays ended.
+            expect={_event(name) for name in _NOT_WAITING},
             posture=Posture.Proactive,
             within=timedelta(seconds=wait),
             **_ours({"prefect.run-count": before}),
@@ -157,6 +172,41 @@ def _again(rules: ComeBack, number: int) -> AutomationCore:
     )
 
 
+def _never_begins(rules: ComeBack) -> list[AutomationCore]:
+    """Two starts in a row that die before they begin, before the first try or after a later one.
+
+    Prefect counts a try when it begins, so what hinders the start (no working directory, an import error, a full disk)
+    would be tried for ever. That the count has not risen since the last crash tells it: the first crash of a try that had
+    begun does not count.
+    """
+    begun = [str(number) for number in range(1, rules.max_runs)]
+    return [
+        _dies_again("dies before its first try", ["0"], 1, rules),
+        *([_dies_again("dies before its next try", begun, _SECOND, rules)] if begun else []),
+    ]
+
+
+def _dies_again(what: str, counts: list[str], more: int, rules: ComeBack) -> AutomationCore:
+    ours = _ours({"prefect.run-count": counts})
+    return AutomationCore(
+        name=f"{PREFIX}{what}",
+        description=f"A run of Pawl's that {what}, twice in a row, is Failed and given up.",
+        trigger=EventTrigger(
+            after={_event("Crashed")},
+            expect={_event("Crashed")},
+            posture=Posture.Reactive,
+            within=_REMEMBERED,
+            **{**ours, "threshold": more, "for_each": {*ours["for_each"], "prefect.run-count"}},
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.FAILED,
+                message=f"Crashed twice before it began; of {rules.max_runs} tries no other is made. Its worker's log says why.",
+            )
+        ],
+    )
+
+
 def _gave_up(rules: ComeBack, action: ActionTypes) -> AutomationCore:
     return AutomationCore(
         name=f"{PREFIX}gave up",
@@ -167,7 +217,30 @@ def _gave_up(rules: ComeBack, action: ActionTypes) -> AutomationCore:
             expect={_event("Crashed")},
             posture=Posture.Reactive,
             within=timedelta(0),
-            **_ours({"prefect.run-count": [f"[{rules.max_runs}-9]", "[1-9][0-9]*"]}),
+            **_ours({"prefect.run-count": _at_the_cap(rules)}),
+        ),
+        actions=[action],
+    )
+
+
+def _at_the_cap(rules: ComeBack) -> list[str]:
+    never_again = ["0"] if rules.max_runs < _SECOND else []
+    return [f"[{rules.max_runs}-9]", "[1-9][0-9]*", *never_again]
+
+
+def _failed(action: ActionTypes) -> AutomationCore:
+    return AutomationCore(
+        name=f"{PREFIX}failed for good",
+        description=(
+            "A run of Pawl's is Failed: no try is left in its process, or another one would fail the same way. "
+            "What was committed is kept; Retry on its page goes on."
+        ),
+        trigger=EventTrigger(
+            # One with tries left is AwaitingRetry, and never Failed.
+            expect={_event("Failed")},
+            posture=Posture.Reactive,
+            within=timedelta(0),
+            **_ours(),
         ),
         actions=[action],
     )

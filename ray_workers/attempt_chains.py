@@ -7,6 +7,7 @@ which has no end in the log. After an end that the driver recorded another train
 from __future__ import annotations
 
 from ray_workers.policies.failure_causes import cause_of_end
+from ray_workers.store.attempts import TAKEOVER
 from ray_workers.store.run_state import AttemptState, RunState
 
 __all__ = ["chain_of", "end_cause", "is_passed_on", "newest_chain"]
@@ -39,8 +40,9 @@ def end_cause(state: RunState, attempt: AttemptState) -> str:
 
 
 def is_passed_on(state: RunState, attempt: AttemptState) -> bool:
-    """The attempt's end is in no record, and another flow run took the fence next."""
+    """The attempt's end is in no record, and another flow run, which asked for the takeover, took the fence next."""
     after = min((fence for fence in state.attempts if fence > attempt.fence), default=None)
     if attempt.outcome is not None or after is None:
         return False
-    return state.attempts[after].flow_run_id != attempt.flow_run_id
+    heir = state.attempts[after]
+    return heir.flow_run_id != attempt.flow_run_id and bool(heir.by.get(TAKEOVER))

@@ -43,7 +43,7 @@ class Followed:
     """How long the job server may be silent."""
     ask_every_s: float = 3.0
     last_lines_s: float = 10.0
-    """How long the log of a job that has ended is waited for."""
+    """How long the log of a job that has ended may be silent before nothing more is expected of it."""
 
 
 class Follower:
@@ -51,6 +51,8 @@ class Follower:
         self._server = server
         self._job = job
         self._end: JobLine | None = None
+        self._ended: str | None = None
+        """The job's last status, once it has ended."""
         self._asked = 0.0
         self._heard = time.monotonic()
 
@@ -63,6 +65,8 @@ class Follower:
             PawlError: what ended the training, if the job could still say so; or what `still_ours` raised.
         """
         end = self._until_end()
+        if end is None and self._ended == "SUCCEEDED":
+            return  # its driver exits with 0 only then, whatever became of the log
         if end is None:
             raise TrainingFailedError(
                 f"The driver of Ray job {self._job.name} ended without a last word: it was killed, or its node was lost. "
@@ -76,12 +80,17 @@ class Follower:
         with self._server.log(self._job.name) as log:
             last_lines_until = float("inf")
             while self._end is None and time.monotonic() < last_lines_until:
-                self._hear(log.take(_TAKE_S))
-                if self._status() in _ENDED:
-                    last_lines_until = min(
-                        last_lines_until, time.monotonic() + self._job.last_lines_s
-                    )
+                lines = log.take(_TAKE_S)
+                self._hear(lines)
+                if self._has_ended() and (lines or last_lines_until == float("inf")):
+                    last_lines_until = time.monotonic() + self._job.last_lines_s
         return self._end
+
+    def _has_ended(self) -> bool:
+        status = self._status()
+        if status in _ENDED:
+            self._ended = status
+        return self._ended is not None
 
     def _hear(self, lines: list[JobLine]) -> None:
         for line in lines:

@@ -117,7 +117,9 @@ def final_version(state: RunState) -> VersionState | None:
 
 def _refuse_if_busy(state: RunState, applicant: Applicant) -> None:
     other = state.open_attempt
-    if other is None or other.flow_run_id == applicant.flow_run_id or applicant.takeover:
+    if other is None or other.flow_run_id == applicant.flow_run_id:
+        return
+    if applicant.takeover and not _is_retry(state, applicant):
         return
     if process_is_gone(other.by):
         return
@@ -134,7 +136,7 @@ def _refuse_if_busy(state: RunState, applicant: Applicant) -> None:
 
 
 def _is_retry(state: RunState, applicant: Applicant) -> bool:
-    """The flow run was here before: what it asked for at first (fork, rollback, fresh start) is done already."""
+    """The flow run was here before: what it asked for at first (fork, rollback, fresh start, takeover) is done already."""
     return any(a.flow_run_id == applicant.flow_run_id for a in state.attempts.values())
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +20,19 @@ from ray_workers.config import Scaling
 from ray_workers.store.clock import epoch_seconds
 from ray_workers.store.errors import ClusterUnavailableError, InvalidInputError
 
-__all__ = ["NAMESPACE", "daemons_out_of_reach", "draining_nodes", "ray_cluster", "shipped_code"]
+__all__ = [
+    "NAMESPACE",
+    "check_head",
+    "daemons_out_of_reach",
+    "draining_nodes",
+    "ray_cluster",
+    "shipped_code",
+]
 
 NAMESPACE = "pawl"
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
 _STARTS = 3
+_LISTENS_S = 10.0
 _TOO_SLOW = "timed out during startup"
 _EXCLUDED = [".git", ".venv", "pawl-store", ".pawl", "__pycache__"]
 _SETUP_HOOK = "ray_workers.worker_setup.quiet"
@@ -44,8 +53,8 @@ def ray_cluster(scaling: Scaling, code_dir: Path) -> Iterator[None]:
         code_dir: the user's project folder, importable on every worker.
 
     Raises:
-        InvalidInputError: there is no cluster at the address, or its token was refused.
-        ClusterUnavailableError: this machine is too busy to start one.
+        InvalidInputError: its token was refused.
+        ClusterUnavailableError: there is no cluster at the address now, or this machine is too busy to start one.
     """
     if ray.is_initialized():
         yield
@@ -94,14 +103,39 @@ def _connect(scaling: Scaling, code_dir: Path) -> None:
         return
     try:
         ray.init(address=scaling.ray_address, runtime_env=shipped_code(code_dir), **common)
-    except AuthenticationError as error:
-        raise InvalidInputError(
-            f"The Ray cluster at {scaling.ray_address!r} refused this process's token. {_AUTHENTICATION_HELP}"
-        ) from error
-    except (ConnectionError, TimeoutError) as error:
-        raise InvalidInputError(
-            f"No Ray cluster answers at {scaling.ray_address!r}: {error}. {_AUTHENTICATION_HELP}"
-        ) from error
+    except (AuthenticationError, ConnectionError, TimeoutError) as error:
+        if _is_about_the_token(error):
+            raise InvalidInputError(
+                f"The Ray cluster at {scaling.ray_address!r} refused this process's token. {_AUTHENTICATION_HELP}"
+            ) from error
+        raise _silent(scaling.ray_address, error) from error
+
+
+def check_head(address: str) -> None:
+    """Raise `ClusterUnavailableError` if nobody listens at `address`, like host:6379; `auto` is not looked at."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_LISTENS_S).close()
+    except OSError as error:
+        raise _silent(address, error) from error
+
+
+def _is_about_the_token(error: BaseException) -> bool:
+    """Of a token that the cluster refuses Ray speaks only in what caused its `ConnectionError`."""
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, AuthenticationError) or "authenticat" in str(at).lower():
+            return True
+        at = at.__cause__
+    return False
+
+
+def _silent(address: str, error: Exception) -> ClusterUnavailableError:
+    return ClusterUnavailableError(
+        f"No Ray cluster answers at {address!r}: {error}. {_AUTHENTICATION_HELP}", address=address
+    )
 
 
 def _workers_here(scaling: Scaling) -> int:

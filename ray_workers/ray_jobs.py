@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Mapping
@@ -143,7 +144,8 @@ class _TailedLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._cancel)
+        with contextlib.suppress(RuntimeError):  # the tail has ended by itself, and closed its loop
+            self._loop.call_soon_threadsafe(self._cancel)
         self._thread.join(5)
 
     def take(self, timeout_s: float) -> list[JobLine]:

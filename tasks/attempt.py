@@ -26,7 +26,13 @@ from ray_workers.opening_attempt import (
     open_attempt,
 )
 from ray_workers.resume import ResumeSpec
-from ray_workers.store.attempts import RAY_JOB, process_is_gone, read_run, this_process
+from ray_workers.store.attempts import (
+    RAY_JOB,
+    TAKEOVER,
+    process_is_gone,
+    read_run,
+    this_process,
+)
 from ray_workers.store.errors import (
     FenceLostError,
     PawlError,
@@ -36,18 +42,18 @@ from ray_workers.store.errors import (
 )
 from ray_workers.store.keys import check_run_name
 from ray_workers.store.opening import StorageTarget
-from ray_workers.store.run_state import AttemptState, RunState
+from ray_workers.store.run_state import RunState
 from ray_workers.store.versions import load_manifest
 from tasks.blocks import storage_target, use_cluster
-from tasks.cluster_job import JobWish, adopt_job
+from tasks.cluster_job import JobWish, adopt_job, wait_for_cluster
 from tasks.events import announce_schedule
 from tasks.run_identity import (
     RunIdentity,
-    active_flow_run,
     current_identity,
     forbid_retries,
     mark_crashed,
     put_back_retries,
+    who_trains,
 )
 from tasks.scheduled import with_deployed
 
@@ -74,8 +80,8 @@ class TrainRequest:
     @property
     def by(self) -> dict[str, Any]:
         """Who writes the records of its attempts."""
-        mark = {} if self.scaling.jobs_address is None else {RAY_JOB: True}
-        return {**this_process(), **mark}
+        marks = {RAY_JOB: self.scaling.jobs_address is not None, TAKEOVER: self.takeover}
+        return {**this_process(), **{name: True for name, held in marks.items() if held}}
 
     @property
     def job_wish(self) -> JobWish | None:
@@ -164,6 +170,7 @@ def take_fence(request: TrainRequest) -> Attempt:
 
     Raises:
         RunBusyError: another flow run trains under this name.
+        ClusterUnavailableError: the cluster that the run goes on with did not come back in ten minutes.
         StoreRefusedError, StoreUnavailableError, NewerFormatError …: the storage cannot be used.
     """
     logger = get_run_logger()
@@ -173,10 +180,11 @@ def take_fence(request: TrainRequest) -> Attempt:
         run_count=request.identity.run_count,
         by=by,
         takeover=request.takeover,
-        still_running=_name_if_running,
+        still_running=who_trains,
     )
     try:
         root = request.target.open(create=True)
+        wait_for_cluster(request.scaling, root.store, request.run)
         offer = None if request.job_wish is None else adopt_job(request.job_wish)
         if offer is not None:
             return _adopted(request, offer)
@@ -205,10 +213,6 @@ def _adopted(request: TrainRequest, offer: JobOffer) -> Attempt:
         by=request.by,
         job=offer,
     )
-
-
-def _name_if_running(other: AttemptState) -> str | None:
-    return active_flow_run(other.flow_run_id)
 
 
 def _bury_dead(state: RunState, fence: int) -> None:

@@ -12,9 +12,10 @@ from ray_workers.adopting import base_fence, job_name
 from ray_workers.config import Scaling
 from ray_workers.ray_jobs import JobServer, RayJobs
 from ray_workers.store.attempts import read_run
-from ray_workers.store.errors import PawlError
 from ray_workers.store.run_state import RunState
 from tasks.blocks import storage_target, use_cluster
+from tasks.run_identity import as_scheduled
+from tasks.scheduled import fill_gaps
 
 __all__ = ["stop_job_left_behind"]
 
@@ -32,15 +33,24 @@ def stop_job_left_behind(
     Never raises: the flow run is cancelled already, and an error here would hide that.
     """
     try:
-        given = flow_run.parameters
-        scaling = use_cluster(Scaling.model_validate(given.get("scaling") or {}))
+        given = _as_the_flow_takes_them(flow_run)
+        scaling = use_cluster(given["scaling"])
         if scaling.jobs_address is None:
             return
-        store = storage_target(given.get("storage")).open().store
-        run = read_run(store, given.get("run") or str(flow_run.id))
+        store = storage_target(given["storage"]).open().store
+        run = read_run(store, given["run"] or str(flow_run.id))
         _stop(RayJobs(scaling.jobs_address), run, str(flow_run.id), flow_run.run_count)
-    except (PawlError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - the outermost frame; Prefect's server may be what does not answer
         _log.warning("Whether a Ray job is left of flow run %s is unknown: %s", flow_run.id, error)
+
+
+def _as_the_flow_takes_them(flow_run: FlowRun) -> dict[str, Any]:
+    """What says which job it is: the run's own parameters, and what its schedule left empty from the deployment."""
+    given, scheduled = flow_run.parameters, as_scheduled(flow_run)
+    named = {name: given.get(name) for name in ("run", "storage")}
+    if scheduled is not None:
+        return fill_gaps({**named, "scaling": Scaling()}, scheduled)
+    return {**named, "scaling": Scaling.model_validate(given.get("scaling") or {})}
 
 
 def _stop(server: JobServer, state: RunState, flow_run_id: str, run_count: int) -> None:

@@ -6,37 +6,56 @@ leaves it training for the next try of the flow run to find.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from prefect.logging import get_run_logger
 
 from ray_workers.adopting import JobOffer, base_fence, job_name, offered_job
+from ray_workers.config import Scaling
 from ray_workers.following import Followed, Follower, stop_and_wait
 from ray_workers.job_driver import ENTRYPOINT, SPEC_VARIABLE, STOP_GRACE_S
 from ray_workers.job_spec import JobSpec, fingerprint
 from ray_workers.messages import PawlEvent
-from ray_workers.ray_cluster import shipped_code
+from ray_workers.ray_cluster import check_head, shipped_code
 from ray_workers.ray_jobs import RayJobs
-from ray_workers.store.attempts import adopt_attempt, process_is_gone
+from ray_workers.store.attempts import adopt_attempt, process_is_gone, read_run
 from ray_workers.store.errors import (
     ClusterUnavailableError,
     FenceLostError,
     MissingError,
     PawlError,
+    RunNotFoundError,
 )
 from ray_workers.store.log import RunLog
+from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.opening import StorageTarget
 from ray_workers.store.run_state import AttemptState, RunState
 from ray_workers.training_job import TrainingJob
-from tasks.run_identity import RunIdentity, active_flow_run, is_being_cancelled, last_log_time
+from tasks.run_identity import (
+    LOG_LINES,
+    LogLine,
+    RunIdentity,
+    is_being_cancelled,
+    newest_log_lines,
+    who_trains,
+)
 
-__all__ = ["JobWish", "adopt_job", "job_goes_on", "run_job"]
+__all__ = ["JobWish", "adopt_job", "job_goes_on", "run_job", "wait_for_cluster"]
 
 _FINGERPRINT = "pawl.fingerprint"
 _CANCEL_S = 22.0
 """Prefect kills a cancelled flow after 30 s."""
+
+_AWAY_S = 600.0
+"""How long a cluster may be away when a try of a run begins that it has trained before."""
+_ASK_AGAIN_S = 5.0
+_SAY_AGAIN_S = 60.0
+_CLOCKS_DIFFER_S = 2.0
+"""The cluster's from that of the flow's machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +75,46 @@ class JobWish:
     @property
     def fingerprint(self) -> str:
         return fingerprint(self.entrypoint, self.config, self.target.url)
+
+
+def wait_for_cluster(scaling: Scaling, store: ObjectStore, run: str) -> None:
+    """Return when the cluster answers; for a run with nothing to lose yet nobody waits: a wrong address is said at once.
+
+    The few tries that a flow has left would be over long before a head is up again.
+
+    Raises:
+        ClusterUnavailableError: it was silent for longer than ten minutes.
+        InvalidInputError: it refuses the token of this process.
+    """
+    address = scaling.ray_address
+    if address is None or not _has_begun(store, run):
+        return
+    ask = RayJobs if scaling.jobs_address is not None else check_head
+    began = time.monotonic()
+    say_at = began
+    while True:
+        try:
+            ask(scaling.jobs_address or address)
+        except ClusterUnavailableError as error:
+            now = time.monotonic()
+            if now - began >= _AWAY_S:
+                raise
+            if now >= say_at:
+                say_at = now + _SAY_AGAIN_S
+                get_run_logger().warning(
+                    "%s Run %s waits for it, %.0f s more", error, run, began + _AWAY_S - now
+                )
+            time.sleep(_ASK_AGAIN_S)
+        else:
+            return
+
+
+def _has_begun(store: ObjectStore, run: str) -> bool:
+    try:
+        state = read_run(store, run)
+    except RunNotFoundError:
+        return False
+    return bool(state.versions) or state.open_fence is not None
 
 
 def adopt_job(wish: JobWish) -> JobOffer | None:
@@ -106,13 +165,13 @@ def run_job(
     server = RayJobs(wish.address)
     job = replace(job, target=job.target.for_other_machines())
     name = offer.name if offer is not None else job_name(job.run_id, job.fence)
-    heard = last_log_time(wish.identity) if offer is not None else None
+    told = newest_log_lines(wish.identity) if offer is not None else []
     if offer is None:
         _submit(server, name, job, wish)
     followed = Followed(
         name=name,
         keys=job.target.credentials,
-        on_event=_unheard(on_event, heard),
+        on_event=_unheard(on_event, told),
         still_ours=_owner_check(wish, offer.fence if offer is not None else job.fence),
     )
     try:
@@ -149,17 +208,36 @@ def _submit(server: RayJobs, name: str, job: TrainingJob, wish: JobWish) -> None
 
 
 def _is_dead(attempt: AttemptState) -> bool:
-    return process_is_gone(attempt.by) or active_flow_run(attempt.flow_run_id) is None
+    return process_is_gone(attempt.by) or who_trains(attempt) is None
 
 
 def _unheard(
-    on_event: Callable[[PawlEvent], None], heard: str | None
+    on_event: Callable[[PawlEvent], None], told: Sequence[LogLine]
 ) -> Callable[[PawlEvent], None]:
-    """What an earlier try of this flow run has told already is not told again."""
+    """What an earlier try of this flow run has told already is not told again.
+
+    It is known by its text: the newest lines may be Prefect's own, or of this try, and later than what was heard last.
+
+    Args:
+        on_event: tells an event, and logs its message.
+        told: what the flow run has logged, newest first.
+    """
+    since = told[-1].at if len(told) >= LOG_LINES else None
+    left: dict[str, list[float]] = {}
+    for line in reversed(told):
+        left.setdefault(line.message, []).append(line.at)
 
     def tell(event: PawlEvent) -> None:
-        if heard is None or event.at > heard:
+        at = datetime.fromisoformat(event.at).timestamp()
+        if since is not None and at <= since:
+            return
+        times = left.get(event.message, [])
+        # A line from before the event told of another one, in the same words.
+        found = next((line for line in times if line >= at - _CLOCKS_DIFFER_S), None)
+        if found is None:
             on_event(event)
+        else:
+            times.remove(found)
 
     return tell
 

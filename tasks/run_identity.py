@@ -19,23 +19,30 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
+from ray_workers.store.attempts import process_lives_here, this_process
 from ray_workers.store.clock import epoch_seconds
+from ray_workers.store.run_state import AttemptState
 
 __all__ = [
+    "LOG_LINES",
+    "LogLine",
     "RunIdentity",
     "Scheduled",
-    "active_flow_run",
+    "as_scheduled",
     "current_identity",
     "forbid_retries",
     "is_being_cancelled",
-    "last_log_time",
     "mark_crashed",
+    "newest_log_lines",
     "policy_to_put_back",
     "put_back_retries",
     "running_for_s",
     "scheduled_run",
     "unannounced_start",
+    "who_trains",
 ]
+
+LOG_LINES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +63,28 @@ def current_identity() -> RunIdentity:
     )
 
 
-def active_flow_run(flow_run_id: str) -> str | None:
-    """How to name that flow run if Prefect holds it to be at work; None if it ended or is not known here."""
-    found = _read(flow_run_id)
-    if found is None or found.state is None or found.state.is_final():
+def who_trains(attempt: AttemptState) -> str | None:
+    """How to name the flow run of `attempt` if it is at work; None if it ended, or if nothing here knows of it.
+
+    Prefect's word counts. Of a flow run that this Prefect does not know the process may still be seen, on this host.
+    """
+    found = _read(attempt.flow_run_id)
+    if found is None:
+        other = dict(attempt.by) != this_process()
+        seen = other and process_lives_here(attempt.by)
+        return _unknown_here(attempt) if seen else None
+    if found.state is None or found.state.is_final():
         return None
     if not (found.state.is_running() or found.state.is_pending() or found.state.is_cancelling()):
         return None
-    return f"flow run {found.name!r} ({flow_run_id}, {found.state.name})"
+    return f"flow run {found.name!r} ({attempt.flow_run_id}, {found.state.name})"
+
+
+def _unknown_here(attempt: AttemptState) -> str:
+    return (
+        f"flow run {attempt.flow_run_id}, which this Prefect does not know, in process {attempt.by['pid']} of this very "
+        "host"
+    )
 
 
 def is_being_cancelled(identity: RunIdentity) -> bool:
@@ -91,12 +112,26 @@ def _process_age_s() -> float:
     return uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
-def last_log_time(identity: RunIdentity) -> str | None:
-    """When this flow run last wrote a log line, ISO 8601; None if it never did."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    at: float
+    """Seconds since the epoch."""
+    message: str
+
+
+def newest_log_lines(identity: RunIdentity) -> list[LogLine]:
+    """What this flow run wrote last, in all its tries, newest first; at most `LOG_LINES`."""
     wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(identity.flow_run_id)]))
+    found: dict[UUID, LogLine] = {}  # by id: while pages are read, lines are added in front
     with get_client(sync_client=True) as client:
-        found = client.read_logs(log_filter=wanted, limit=1, sort=LogSort.TIMESTAMP_DESC)
-    return found[0].timestamp.isoformat(timespec="milliseconds") if found else None
+        while len(found) < LOG_LINES:
+            page = client.read_logs(wanted, offset=len(found), sort=LogSort.TIMESTAMP_DESC)
+            before = len(found)
+            for line in page:
+                found[line.id] = LogLine(at=line.timestamp.timestamp(), message=line.message)
+            if len(found) == before:
+                break
+    return sorted(found.values(), key=lambda line: line.at, reverse=True)[:LOG_LINES]
 
 
 def mark_crashed(flow_run_id: str, message: str) -> None:
@@ -125,7 +160,12 @@ class Scheduled:
 def scheduled_run() -> Scheduled | None:
     """The calling flow run, if a schedule started it."""
     found = _read(str(flow_run.id or ""))
-    if found is None or not found.auto_scheduled or found.deployment_id is None:
+    return None if found is None else as_scheduled(found)
+
+
+def as_scheduled(found: FlowRun) -> Scheduled | None:
+    """Any flow run, if a schedule started it."""
+    if not found.auto_scheduled or found.deployment_id is None:
         return None
     with get_client(sync_client=True) as client:
         try:

@@ -90,8 +90,8 @@ def cause_of_end(
         outcome: of the attempt's end record; None: there is none.
         reason: of the same record.
         open_now: the attempt still holds the fence.
-        passed_on: another flow run took the fence next. Without an end record that is a takeover, for all that the log
-            knows: what machines end is tried again by the same flow run.
+        passed_on: another flow run that asked for the takeover took the fence next. Without an end record that is what
+            ended the attempt, for all that the log knows.
     """
     if outcome in ("completed", "finished"):
         return "none"

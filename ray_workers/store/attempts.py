@@ -34,10 +34,12 @@ from ray_workers.store.run_state import RunState
 
 __all__ = [
     "RAY_JOB",
+    "TAKEOVER",
     "adopt_attempt",
     "create_run",
     "end_attempt",
     "process_is_gone",
+    "process_lives_here",
     "read_run",
     "resumed_from",
     "roll_back",
@@ -50,7 +52,10 @@ __all__ = [
 
 RAY_JOB = "ray_job"
 """Key in `by` of an attempt that trains as a Ray job: the job outlives the process that started it."""
+TAKEOVER = "takeover"
+"""Key in `by` of an attempt that was to end another one that lives, if there was one."""
 _PATIENCE_S = 120.0
+_NAMESPACE = "pid_namespace"
 
 
 def run_names(store: ObjectStore) -> Sequence[str]:
@@ -138,9 +143,10 @@ def start_attempt(
 def start_incarnation(log: RunLog, fence: int, incarnation: int) -> int:
     """The next writer of the attempt that holds `fence`, under a fence of its own; the dead one can commit no more.
 
-    It belongs to whoever the attempt belongs to by now: a living attempt may have been adopted. Called by its driver
-    alone; after an `OutcomeUnknownError` it may be called again with the same `incarnation`, and returns the fence that
-    the first call took, if it did.
+    It belongs to whoever the attempt belongs to by now, and is written in that process's name: a living attempt may have
+    been adopted, and the process of the log that asks may be gone. Called by its driver alone; after an
+    `OutcomeUnknownError` it may be called again with the same `incarnation`, and returns the fence that the first call
+    took, if it did.
 
     Raises:
         FenceLostError: `fence` is no longer open, so there is nothing to go on with.
@@ -156,7 +162,7 @@ def start_incarnation(log: RunLog, fence: int, incarnation: int) -> int:
         )
 
     log.refresh()
-    record = log.append(decide)
+    record = log.append(decide, for_whom=lambda state: state.attempts[fence].by)
     taken = _taken_by(log.state, fence, incarnation) if record is None else record.slot
     if taken is None:
         raise InternalError("AttemptStarted was not appended")
@@ -180,7 +186,7 @@ def _taken_by(state: RunState, fence: int, incarnation: int) -> int | None:
 def start_successor(log: RunLog, ended: int) -> tuple[int, int]:
     """The next writer of the attempt whose fence `ended` its own driver has closed: its fence, and its incarnation.
 
-    Called by that driver alone, which is the one place that hands out incarnations.
+    It belongs to whoever the attempt belongs to by now, as with `start_incarnation`. Called by that driver alone, which is the one place that hands out incarnations.
 
     Raises:
         FenceLostError: somebody else has started since.
@@ -198,7 +204,7 @@ def start_successor(log: RunLog, ended: int) -> tuple[int, int]:
         )
 
     log.refresh()
-    record = log.append(decide)
+    record = log.append(decide, for_whom=lambda state: state.attempts[ended].by)
     if record is None:
         raise InternalError("AttemptStarted was not appended")
     return record.slot, log.state.attempts[record.slot].incarnation
@@ -238,20 +244,47 @@ def this_process() -> dict[str, Any]:
         "boot": _boot_id(),
         "pid": os.getpid(),
         "started": _process_start(os.getpid()),
+        **_pid_namespace(),
     }
 
 
 def process_is_gone(by: Mapping[str, Any]) -> bool:
     """True only if the writer `by` provably runs no more: it was on this host, and its process is not there.
 
-    A writer on another host is never declared gone: that cannot be seen from here.
+    A writer on another host is never declared gone, nor one in another PID namespace: that cannot be seen from here.
     """
     if by.get("host") != socket.gethostname() or not isinstance(by.get("pid"), int):
         return False
     if by.get("boot") != _boot_id():
         return True
+    return _is_in_sight(by) and not _is_there(by)
+
+
+def process_lives_here(by: Mapping[str, Any]) -> bool:
+    """True only if the writer `by` provably runs now: its process is on this host."""
+    same_host = by.get("host") == socket.gethostname() and by.get("boot") == _boot_id()
+    return same_host and isinstance(by.get("pid"), int) and _is_in_sight(by) and _is_there(by)
+
+
+def _is_there(by: Mapping[str, Any]) -> bool:
     started = _process_start(by["pid"])
-    return started is None or started != by.get("started")
+    return started is not None and started == by.get("started")
+
+
+def _is_in_sight(by: Mapping[str, Any]) -> bool:
+    """Whether a pid of `by` is one of ours: containers may share the name of the host and its boot, and count apart.
+
+    A writer that did not record its namespace is taken to be in ours.
+    """
+    recorded = by.get(_NAMESPACE)
+    return recorded is None or recorded == _pid_namespace().get(_NAMESPACE)
+
+
+def _pid_namespace() -> dict[str, str]:
+    try:
+        return {_NAMESPACE: str(Path("/proc/self/ns/pid").readlink())}
+    except OSError:
+        return {}
 
 
 def _boot_id() -> str | None:

@@ -100,8 +100,17 @@ class RunLog:
         """Occupy every slot that was lost, so that nothing can appear there later."""
         self._fill_holes_below(self.refresh().slot + 1)
 
-    def append(self, decide: Callable[[RunState], Body | None]) -> Record | None:
+    def append(
+        self,
+        decide: Callable[[RunState], Body | None],
+        *,
+        for_whom: Callable[[RunState], Mapping[str, Any]] | None = None,
+    ) -> Record | None:
         """Append what `decide` makes of the newest state; called again whenever another record came first.
+
+        Args:
+            decide: the record's body; None: nothing is to be written.
+            for_whom: `by` of the record, on the same state, when it is written in the name of another than this log's.
 
         Returns:
             The record as it stands in the log; None when `decide` returned None (nothing left to write).
@@ -118,7 +127,8 @@ class RunLog:
                 return None
             if not self._holds_on_newest(body):
                 continue
-            record = self._seal(body, write_id)
+            by = self._by if for_whom is None else for_whom(self._state)
+            record = self._seal(body, Author(write_id=write_id, by=dict(by), at=utc_now()))
             if self._place(record):
                 apply_record(self._state, record)
                 self._write_cache()
@@ -140,14 +150,11 @@ class RunLog:
             return False
         return True
 
-    def _seal(self, body: Body, write_id: str) -> Record:
+    def _seal(self, body: Body, author: Author) -> Record:
         state = self._state
         run_id = body.run_id if isinstance(body, RunCreated) else str(state.run_id)
         place = Place(slot=state.slot + 1, run_id=run_id, prev=prev_of_next(state))
-        return Record.seal(body, place=place, author=self._author(write_id))
-
-    def _author(self, write_id: str) -> Author:
-        return Author(write_id=write_id, by=self._by, at=utc_now())
+        return Record.seal(body, place=place, author=author)
 
     def _place(self, record: Record) -> bool:
         """Put `record` into its slot; whether it is ours that stands there.
@@ -190,7 +197,8 @@ class RunLog:
         for hole, found in zip(unseen, self._reader.read_many(unseen), strict=True):
             if found is None:
                 place = Place(slot=hole, run_id=str(state.run_id), prev=None)
-                filler = Record.seal(Filler(), place=place, author=self._author(uuid.uuid4().hex))
+                author = Author(write_id=uuid.uuid4().hex, by=self._by, at=utc_now())
+                filler = Record.seal(Filler(), place=place, author=author)
                 with contextlib.suppress(ObjectExistsError):
                     self._store.put_if_absent(keys.log_key(self._run, hole), filler.to_bytes())
             self._taken.add(hole)

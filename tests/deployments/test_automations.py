@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import pytest
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.server.events.schemas.automations import EventTrigger as ServerTrigger
+from prefect.server.events.schemas.automations import Posture as ServerPosture
 from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.types._datetime import now
 
@@ -34,11 +36,30 @@ def started_by(happened: ReceivedEvent, rules: ComeBack = RULES) -> list[str]:
         trigger = ServerTrigger.model_validate(automation.trigger.model_dump(mode="json"))
         begins = (
             trigger.starts_after(happened.event)
-            if trigger.after
-            else trigger.expects(happened.event)
+            if trigger.posture == ServerPosture.Proactive
+            else trigger.expects(happened.event) and not trigger.after
         )
         if begins and trigger.covers_resources(happened.resource, happened.related):
             found.append(automation.name.removeprefix(PREFIX))
+    return found
+
+
+def told_by(*events: ReceivedEvent, rules: ComeBack = RULES) -> list[str]:
+    """Which rules act at once on these events of one flow run, one after another, by the server's own way of counting."""
+    found = []
+    for automation in automations(rules):
+        trigger = ServerTrigger.model_validate(automation.trigger.model_dump(mode="json"))
+        seen: Counter[tuple[str, ...]] = Counter()
+        for happened in events:
+            if trigger.posture != ServerPosture.Reactive or not trigger.covers(happened):
+                continue
+            key = trigger.bucketing_key(happened)
+            if key not in seen and trigger.starts_after(happened.event):
+                seen[key] = -1  # what starts the count is not counted
+            seen[key] += 1
+            if trigger.meets_threshold(seen[key]):
+                found.append(automation.name.removeprefix(PREFIX))
+                del seen[key]
     return found
 
 
@@ -59,13 +80,43 @@ def test_a_crash_is_answered_once_and_given_up_at_the_cap(run_count, expected):
     assert started_by(event("Crashed", run_count)) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("counts", "acting"),
+    [
+        ((0,), []),
+        ((0, 0), ["dies before its first try"]),
+        ((0, 0, 0), ["dies before its first try"]),  # started by hand: it begins to count anew
+        ((0, 1, 2, 3), []),
+        ((1, 1), []),  # a try that had begun, and one that had not
+        ((1, 1, 1), ["dies before its next try"]),
+        ((0, 1, 2, 2, 2), ["dies before its next try"]),
+        ((3, 4), ["gave up"]),
+    ],
+)
+def test_a_run_that_never_begins_is_not_started_for_ever(counts, acting):
+    assert told_by(*(event("Crashed", count) for count in counts)) == acting
+
+
+def test_a_run_that_may_be_tried_once_is_given_up_when_it_never_began():
+    once = ComeBack(max_runs=1)
+    assert told_by(event("Crashed", 0), rules=once) == ["gave up"]
+    assert started_by(event("Crashed", 1), once) == ["gave up"]
+
+
+def test_a_run_that_never_begins_is_failed_which_ends_its_wait_and_tells_somebody():
+    rules = automations(RULES)
+    actions = [a.actions[0] for a in rules if "dies before" in a.name]
+    assert [getattr(action, "state", None) for action in actions] == [StateType.FAILED] * 2
+    assert told_by(event("Failed", 0)) == ["failed for good"]
+
+
 @pytest.mark.parametrize("run_count", [1, 2, 3, 4, 10])
 @pytest.mark.parametrize("name", ["Crashed", "heartbeat", "Pending", "Cancelling"])
 def test_runs_of_others_are_left_alone(name, run_count):
     assert started_by(event(name, run_count, tag="etl")) == []
 
 
-@pytest.mark.parametrize("state", ["Completed", "Failed", "Cancelled", "AwaitingRetry", "Running"])
+@pytest.mark.parametrize("state", ["Completed", "Cancelled", "AwaitingRetry", "Running"])
 def test_nothing_else_starts_a_retry(state):
     assert started_by(event(state)) == []
 
@@ -95,6 +146,9 @@ def test_the_wait_grows_with_each_try_and_ends_when_somebody_retries_by_hand():
         assert isinstance(trigger, EventTrigger)
         assert trigger.posture == Posture.Proactive
         assert "prefect.flow-run.Scheduled" in trigger.expect
+        # a person, or a process that was called dead and lives, has ended it
+        for ended in ("Completed", "Failed", "Cancelled"):
+            assert f"prefect.flow-run.{ended}" in trigger.expect
         waits.append(trigger.within.total_seconds())
     assert waits == [10, 60, 60]
     assert all(a <= b for a, b in itertools.pairwise(waits))
@@ -109,6 +163,8 @@ def test_a_retry_is_never_forced():
 def test_giving_up_tells_whom_it_was_told_to_tell():
     action = SendNotification(block_document_id="6b8cd2cf-6d05-4c1f-b6d8-0a1c6a06f7a0", body="x")
     assert automations(RULES, action)[-1].actions == [action]
+    telling = [a.name for a in automations(RULES, action) if a.actions == [action]]
+    assert telling == [f"{PREFIX}gave up", f"{PREFIX}failed for good"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from ray_workers.store.attempts import (
     end_attempt,
     start_attempt,
     start_incarnation,
+    start_successor,
 )
 from ray_workers.store.errors import FenceLostError
 from ray_workers.store.log import RunLog
@@ -59,7 +60,12 @@ def test_an_adopted_attempt_belongs_to_its_new_owner_with_all_that_follows(log: 
     # the job's own supervisor knows nothing of it, and still may restart its checkpoint actor
     second = start_incarnation(log, fence, 1)
     assert log.state.attempts[second].run_count == 2
+    assert log.state.attempts[second].by == NEW  # who lives, and not the process that began
     assert log.state.open_fence == second
+    # nor does it when another number of workers goes on
+    end_attempt(log, second, "resized")
+    third, _ = start_successor(log, second)
+    assert (log.state.attempts[third].run_count, log.state.attempts[third].by) == (2, NEW)
 
 
 def test_an_attempt_that_lost_its_fence_restarts_nothing(log: RunLog) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -59,7 +60,20 @@ class Server:
         return list(self._reader.feed(self.text.getvalue()))
 
 
-def follow(server: Server, *, still_ours: Any = lambda: None) -> list[PawlEvent]:
+class SlowLog(Server):
+    """Gives one line at a time, which takes longer in all than the last lines of an ended job are waited for."""
+
+    pause_s = 0.05
+
+    def take(self, _: float) -> list[JobLine]:
+        self._waiting = getattr(self, "_waiting", None) or super().take(0)
+        time.sleep(self.pause_s)
+        return [self._waiting.pop(0)] if self._waiting else []
+
+
+def follow(
+    server: Server, *, still_ours: Any = lambda: None, last_lines_s: float = 0
+) -> list[PawlEvent]:
     told: list[PawlEvent] = []
     job = Followed(
         name="job",
@@ -68,7 +82,7 @@ def follow(server: Server, *, still_ours: Any = lambda: None) -> list[PawlEvent]
         still_ours=still_ours,
         patience_s=0.05,
         ask_every_s=0,
-        last_lines_s=0,
+        last_lines_s=last_lines_s,
     )
     Follower(server, job).follow()
     return told
@@ -99,10 +113,23 @@ def test_the_keys_go_to_the_job_that_asks_and_are_seen_by_nobody_else() -> None:
     assert "secret" not in str(server.submitted)
 
 
-@pytest.mark.parametrize("status", ["FAILED", "STOPPED", "SUCCEEDED"])
+@pytest.mark.parametrize("status", ["FAILED", "STOPPED"])
 def test_a_driver_that_died_without_a_word_is_a_failure(status: str) -> None:
     with pytest.raises(TrainingFailedError, match="without a last word"):
         follow(Server("RUNNING", status))
+
+
+def test_a_driver_that_exited_with_nothing_wrong_has_trained_to_the_end() -> None:
+    assert follow(Server("RUNNING", "SUCCEEDED")) == []
+
+
+def test_a_long_log_of_a_job_that_has_ended_is_read_to_its_end() -> None:
+    server = SlowLog("SUCCEEDED")
+    events = [PawlEvent(kind="committed", message=f"Version {n}", at="now") for n in range(8)]
+    for event in events:
+        server.lines.event(event)
+    server.lines.end(None)
+    assert follow(server, last_lines_s=4 * SlowLog.pause_s) == events
 
 
 def test_a_head_that_was_restarted_has_forgotten_the_job() -> None:

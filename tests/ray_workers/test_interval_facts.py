@@ -86,8 +86,14 @@ def test_a_state_that_does_not_fit_leaves_the_rate_alone() -> None:
 
 def test_a_run_that_another_flow_run_took_over_was_ended_by_that() -> None:
     one, two = attempt(1, 0, None, None), attempt(5, 2, 9, "completed")
-    other = replace(two, flow_run_id="g")
+    other = replace(two, flow_run_id="g", by={"takeover": True})
     assert history(one, other).causes == {"asked": 1, "none": 1}
+
+
+def test_a_run_whose_process_died_and_that_was_started_anew_by_hand_failed() -> None:
+    one, two = attempt(1, 0, None, None), attempt(5, 2, 9, "completed")
+    again = replace(two, flow_run_id="g")
+    assert history(one, again).causes == {"infrastructure": 1, "none": 1}
     assert history(one, two).causes == {"infrastructure": 1, "none": 1}
 
 

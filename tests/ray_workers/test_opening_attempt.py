@@ -108,6 +108,21 @@ def test_takeover_ends_the_older_attempts_right_to_commit(store):
     assert list(read_run(store, "run").versions) == [1]
 
 
+def test_takeover_holds_for_the_first_attempt_alone(store):
+    """Started again after its machine died, the older of two that took over does not end the younger."""
+    elsewhere_too = {**ELSEWHERE, "pid": 2}
+    open_as(store, "first", by=ELSEWHERE, takeover=True)
+    _, fence = open_as(store, "second", by=elsewhere_too, takeover=True, running="flow run 'first'")
+    with pytest.raises(RunBusyError, match="calm-bee"):
+        open_as(store, "first", count=2, takeover=True, running="flow run 'calm-bee'")
+    assert read_run(store, "run").open_fence == fence
+    state, _ = open_as(
+        store, "first", count=2, takeover=True, running=None
+    )  # nobody trains any more
+    assert state.open_attempt is not None
+    assert state.open_attempt.flow_run_id == "first"
+
+
 @pytest.mark.parametrize("running", [None, "flow run 'calm-bee'"])
 def test_a_process_that_is_provably_gone_is_not_busy(store, running):
     gone = {**this_process(), "pid": 2**22 + 1}

@@ -13,7 +13,7 @@ from ray._private import services
 
 from ray_workers.config import Scaling
 from ray_workers.ray_cluster import daemons_out_of_reach, ray_cluster
-from ray_workers.store.errors import ClusterUnavailableError
+from ray_workers.store.errors import ClusterUnavailableError, InvalidInputError
 
 ORDINARY = services.ConsolePopen
 SLOW = Exception("The current node timed out during startup. This could happen because …")
@@ -46,6 +46,32 @@ def test_a_slow_start_is_tried_again(starts: Callable[..., list[str]], tmp_path:
     calls = starts(SLOW, None)
     with ray_cluster(Scaling(), tmp_path):
         assert calls == ["init", "shutdown", "init"]
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected", "sentence"),
+    [
+        ("Timed out: GCS", ClusterUnavailableError, "No Ray cluster answers at 'head:6379'"),
+        ("AuthenticationError: invalid", InvalidInputError, "refused this process's token"),
+    ],
+)
+def test_a_cluster_to_join_that_is_away_is_retryable_and_a_wrong_token_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    cause: str,
+    expected: type[Exception],
+    sentence: str,
+) -> None:
+    def init(**_: Any) -> None:
+        raise ConnectionError("Failed to connect") from RuntimeError(cause)
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with (
+        pytest.raises(expected, match=sentence),
+        ray_cluster(Scaling(ray_address="head:6379"), tmp_path),
+    ):
+        pass
 
 
 def test_one_that_never_comes_up_is_retryable(

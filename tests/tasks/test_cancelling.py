@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from typing import Any
-from uuid import uuid4
+from types import SimpleNamespace
+from typing import Any, Self
+from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.schemas.objects import FlowRun
@@ -12,7 +13,7 @@ from ray_workers.adopting import job_name
 from ray_workers.store.attempts import create_run, start_attempt, start_incarnation
 from ray_workers.store.errors import ClusterUnavailableError
 from ray_workers.store.opening import open_root
-from tasks import cancelling
+from tasks import cancelling, run_identity
 from tasks.cancelling import stop_job_left_behind
 
 ADDRESS = "http://head:8265"
@@ -62,6 +63,36 @@ def test_the_job_is_stopped_under_the_name_that_it_began_with(tmp_path, log, ser
     flow_run = cancelled(tmp_path)
     fence = start_attempt(log, flow_run_id=str(flow_run.id), run_count=1)
     start_incarnation(log, fence, 1)
+    hook(flow_run)
+    assert server.stopped == [job_name(str(log.state.run_id), fence)]
+
+
+def test_what_a_schedule_left_empty_is_what_the_deployment_says(
+    tmp_path, log, server, monkeypatch
+) -> None:
+    """The schedule dialog of Prefect's newer UI writes an empty value for each field that nobody touched."""
+    deployed = cancelled(tmp_path).parameters
+
+    class Client:
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def read_deployment(self, _: UUID) -> SimpleNamespace:
+            return SimpleNamespace(parameters=deployed)
+
+    monkeypatch.setattr(run_identity, "get_client", lambda **_: Client())
+    empty: dict[str, Any] = {
+        "run": None,
+        "storage": None,
+        "scaling": {"cluster": None, "ray_address": None},
+    }
+    flow_run = cancelled(tmp_path, **empty).model_copy(
+        update={"auto_scheduled": True, "deployment_id": uuid4()}
+    )
+    fence = start_attempt(log, flow_run_id=str(flow_run.id), run_count=1)
     hook(flow_run)
     assert server.stopped == [job_name(str(log.state.run_id), fence)]
 

@@ -1,9 +1,30 @@
-"""What a run's own policy says about retries, and what its flow says."""
+"""What a run's own policy says about retries, and what its flow says; who trains already; what was told before a try."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+from uuid import uuid4
 
 import pytest
-from prefect.client.schemas.objects import FlowRunPolicy
+from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
+from prefect.client.schemas.sorting import LogSort
+from prefect.states import Completed, Crashed, Pending, Running
 
-from tasks.run_identity import policy_to_put_back
+from ray_workers.store.attempts import this_process
+from ray_workers.store.run_state import AttemptState
+from tasks import run_identity
+from tasks.run_identity import (
+    LOG_LINES,
+    RunIdentity,
+    newest_log_lines,
+    policy_to_put_back,
+    who_trains,
+)
 
 
 def test_a_form_that_says_no_retries_gets_those_of_the_flow():
@@ -30,3 +51,85 @@ def test_the_first_of_several_delays_is_used():
     policy = policy_to_put_back(FlowRunPolicy(retries=0), 2, [7.0, 60.0])
     assert policy is not None
     assert policy.retry_delay == 7
+
+
+# --- who trains ------------------------------------------------------------------------------------------------------
+
+
+def attempt(**by: Any) -> AttemptState:
+    return AttemptState(
+        fence=2, flow_run_id=str(uuid4()), run_count=1, incarnation=0, by=by, at="now"
+    )
+
+
+def parent() -> dict[str, Any]:
+    """A process that lives, and is not this one."""
+    fields = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()
+    return {**this_process(), "pid": os.getppid(), "started": int(fields[19])}
+
+
+def known(monkeypatch: pytest.MonkeyPatch, state: State[Any] | None) -> None:
+    """Prefect knows the flow run in this state; None: not at all."""
+    run = None if state is None else FlowRun(flow_id=uuid4(), name="calm-bee", state=state)
+    monkeypatch.setattr(run_identity, "_read", lambda _: run)
+
+
+@pytest.mark.parametrize(
+    ("state", "named"),
+    [
+        (Running(), True),
+        (Pending(), True),
+        (Completed(), False),
+        (Crashed(), False),
+    ],
+)
+def test_prefects_word_counts_whatever_became_of_the_process(monkeypatch, state, named):
+    known(monkeypatch, state)
+    for by in (parent(), {"host": "another-host", "pid": 1}):
+        assert ("calm-bee" in (who_trains(attempt(**by)) or "")) == named
+
+
+def test_a_living_process_of_a_flow_run_of_another_prefect_is_named(monkeypatch):
+    known(monkeypatch, None)
+    assert f"process {os.getppid()} of this very host" in str(who_trains(attempt(**parent())))
+
+
+def test_of_another_prefect_what_is_gone_elsewhere_or_this_process_itself_does_not_train(
+    monkeypatch,
+):
+    known(monkeypatch, None)
+    for by in (
+        {**parent(), "pid": 2**22 + 1},
+        {**parent(), "host": "another-host"},
+        this_process(),
+    ):
+        assert who_trains(attempt(**by)) is None
+
+
+# --- what was logged -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("there", "read"), [(0, 0), (200, 200), (450, 450), (5000, LOG_LINES)])
+def test_the_newest_log_lines_are_read_in_pages_up_to_a_bound(monkeypatch, there, read):
+    lines = [
+        SimpleNamespace(id=uuid4(), timestamp=datetime.fromtimestamp(n, UTC), message=f"line {n}")
+        for n in reversed(range(there))
+    ]
+
+    class Client:
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def read_logs(self, _: object, *, offset: int, sort: object) -> list[Any]:
+            assert sort == LogSort.TIMESTAMP_DESC
+            return lines[
+                max(0, offset - 1) : offset + 199
+            ]  # a line was added since the page before
+
+    monkeypatch.setattr(run_identity, "get_client", lambda **_: Client())
+    found = newest_log_lines(RunIdentity(flow_run_id=str(uuid4()), name="n", run_count=2))
+    assert [line.message for line in found] == [line.message for line in lines[:read]]
+    assert all(a.at > b.at for a, b in itertools.pairwise(found))
