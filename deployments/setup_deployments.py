@@ -131,7 +131,7 @@ def _settle(
         client.create_deployment_schedules(
             found.id,
             [
-                DeploymentScheduleCreate(**_schedule_config_to_deployment_schedule(schedule))
+                DeploymentScheduleCreate(**_schedule_config_to_deployment_schedule(dict(schedule)))
                 for schedule in absent
             ],
         )

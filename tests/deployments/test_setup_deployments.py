@@ -48,7 +48,7 @@ def deployed(entry: dict[str, Any]) -> DeploymentResponse:
     """As the server has it after the file was deployed for the first time."""
     flow, limit = load_flow(entry["entrypoint"]), entry["concurrency_limit"]
     return DeploymentResponse(
-        id=uuid4(), flow_id=uuid4(), name=entry["name"], entrypoint=entry["entrypoint"], tags=entry["tags"],
+        id=uuid4(), flow_id=uuid4(), name=entry["name"], labels={}, entrypoint=entry["entrypoint"], tags=entry["tags"],
         description=entry["description"], parameters=entry["parameters"], pull_steps=HERE,
         parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
         work_pool_name="pawl", work_queue_name="default", job_variables=entry["work_pool"]["job_variables"],
@@ -88,6 +88,7 @@ def deploys(monkeypatch) -> list[dict[str, Any]]:
 
 
 def entry_of(file: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any]
     (found,) = [each for each in file["deployments"] if each["name"] == name]
     return found
 
@@ -106,8 +107,8 @@ def test_what_a_user_sets_is_no_drift(file, server, deploys):
     server.found["scrub"].paused = True
     server.found["scrub"].work_queue_name = "slow"
     deployments = DeploymentSet(file=file)
-    assert deployments.missing(server) is None  # type: ignore[arg-type]
-    deployments.put(server)  # type: ignore[arg-type]
+    assert deployments.missing(server) is None
+    deployments.put(server)
     assert deploys == []
 
 
@@ -121,7 +122,7 @@ def test_deploying_for_another_reason_leaves_what_is_the_users(file, server, dep
     assert limit is not None
     limit.limit = 8
     server.found["train"].description = "mine"
-    DeploymentSet(file=file).put(server)  # type: ignore[arg-type]
+    DeploymentSet(file=file).put(server)
     (made,) = deploys
     assert problems_in(made) == []
     assert entry_of(made, "maintain")["parameters"] == maintain.parameters
@@ -149,11 +150,11 @@ def test_what_the_file_has_and_the_server_lacks_is_added(file, server, deploys):
     ]
     del server.found["health"]
     deployments = DeploymentSet(file=file)
-    said = deployments.missing(server)  # type: ignore[arg-type]
+    said = deployments.missing(server)
     assert said is not None
     assert "pawl-health/health is not there" in said
     assert "pawl-maintain/maintain differs in parameters, schedules" in said
-    deployments.put(server)  # type: ignore[arg-type]
+    deployments.put(server)
     (made,) = deploys
     assert entry_of(made, "maintain")["parameters"] == {"storage": "pawl-storage/main", "dry_run": False}  # fmt: skip
     assert entry_of(made, "health") == entry_of(file, "health")
@@ -166,7 +167,7 @@ def test_placeholders_wait_for_the_run_and_are_not_filled_in_by_deploying(file, 
     train.parameters = {**train.parameters, "config": {"prompt": "{{ name }}"}}
     train.job_variables = {**train.job_variables, "working_dir": secret}
     server.found["health"].description = "mine"
-    DeploymentSet(file=file).put(server)  # type: ignore[arg-type]
+    DeploymentSet(file=file).put(server)
     assert "{{" not in json.dumps(deploys)
     (update,) = server.updates
     assert update.parameters == train.parameters
@@ -177,7 +178,7 @@ def test_placeholders_wait_for_the_run_and_are_not_filled_in_by_deploying(file, 
 def test_runs_start_where_they_did_unless_another_folder_is_named(file, server, deploys, project):
     del server.found["health"]
     deployments = DeploymentSet(file=file, project=project)
-    deployments.put(server)  # type: ignore[arg-type]
+    deployments.put(server)
     (made,) = deploys
     app = [{"prefect.deployments.steps.set_working_directory": {"directory": "/app"}}]
     assert made.get("pull") == (app if project else None)  # of those that are new

@@ -8,7 +8,6 @@ import httpx
 import psutil
 import pytest
 
-from deployments import stack as stack_module
 from deployments.bringing_back import BROUGHT_BACK
 from deployments.stack import LocalStack, Part
 from ray_workers.store.errors import InvalidInputError, PawlError
@@ -110,8 +109,8 @@ def started(tmp_path, monkeypatch):
 
         for method in ("_start_server", "_start_worker"):
             monkeypatch.setattr(LocalStack, method, lambda _: None)
-        monkeypatch.setattr(stack_module.subprocess, "run", run)
-        monkeypatch.setattr(stack_module.httpx, "get", get)
+        monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(httpx, "get", get)
         LocalStack(project=tmp_path, folder=tmp_path, with_s3=False, tell=told.append).up()
         return words, told
 
