@@ -16,6 +16,7 @@ from prefect.variables import Variable
 from pydantic import SecretStr
 
 from deployments.automations import TAG, ComeBack, automations
+from deployments.bringing_back import bring_back
 from deployments.deployment_file import read_deployments
 from deployments.setup_deployments import DeploymentSet
 from deployments.setup_pieces import (
@@ -49,6 +50,8 @@ def set_up(
 ) -> bool:
     """Put in place what is missing, or with `check` only say what is; whether all is there now.
 
+    Putting in place also brings back what the automations missed while the server was down (`bringing_back`).
+
     Raises:
         InvalidInputError: no server is named, or a value cannot be used.
         StoreUnavailableError: the server does not answer.
@@ -60,12 +63,17 @@ def set_up(
         )
     with get_client(sync_client=True) as client:
         _reach(client)
-        told = _remember(client, options, keep=not check)
-        pieces = _pieces(client, told, blocks, project)
-        return _look(client, pieces) if check else _put(client, pieces)
+        told = _remember(client, {**options, "project": project}, keep=not check)
+        rules = _rules(told)
+        pieces = _pieces(client, told, rules, blocks)
+        if check:
+            return _look(client, pieces)
+        _put(client, pieces)
+        bring_back(client, rules, click.echo)
+        return True
 
 
-def _put(client: SyncPrefectClient, pieces: list[Piece]) -> bool:
+def _put(client: SyncPrefectClient, pieces: list[Piece]) -> None:
     for piece in pieces:
         before = piece.missing(client)
         piece.put(client)
@@ -75,7 +83,6 @@ def _put(client: SyncPrefectClient, pieces: list[Piece]) -> bool:
         else:
             click.echo(f"  {piece.name}: {'put in place' if before else 'already there'}")
     click.echo(f"Runs with the tag {TAG!r} are looked after from now on.")
-    return True
 
 
 def _look(client: SyncPrefectClient, pieces: list[Piece]) -> bool:
@@ -88,11 +95,14 @@ def _look(client: SyncPrefectClient, pieces: list[Piece]) -> bool:
     return not lacking
 
 
-def _pieces(
-    client: SyncPrefectClient, told: dict[str, Any], blocks: BlockWishes, project: str | None
-) -> list[Piece]:
+def _rules(told: Mapping[str, Any]) -> ComeBack:
     rules = ComeBack(**{key: told[key] for key in asdict(ComeBack()) if key in told})
-    rules = replace(rules, backoff_seconds=tuple(rules.backoff_seconds))
+    return replace(rules, backoff_seconds=tuple(rules.backoff_seconds))
+
+
+def _pieces(
+    client: SyncPrefectClient, told: Mapping[str, Any], rules: ComeBack, blocks: BlockWishes
+) -> list[Piece]:
     wanted = automations(rules, _notification(client, told.get("notify")))
     return [
         BlockType(block=PawlStorage),
@@ -105,7 +115,7 @@ def _pieces(
         ),
         WorkPool(),
         AutomationSet(wanted=wanted),
-        DeploymentSet(file=read_deployments(), project=project),
+        DeploymentSet(file=read_deployments(), project=told.get("project")),
         Worker(),
     ]
 
@@ -172,12 +182,11 @@ def _remember(
         "backoff_seconds": _seconds(options["backoff"]),
         "lost_after_seconds": options["lost_after"],
         "notify": "" if options["notify"] == "none" else options["notify"],
+        "project": options["project"],
     }
     given = {key: value for key, value in given.items() if value is not None}
     merged = {**told, **given}
-    ComeBack(
-        **{key: merged[key] for key in asdict(ComeBack()) if key in merged}
-    )  # refused before it is kept
+    _rules(merged)  # refused before it is kept
     _notification(client, merged.get("notify"))
     if keep and given:
         Variable.set(_REMEMBERED, merged, overwrite=True)

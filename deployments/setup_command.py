@@ -31,7 +31,8 @@ _INCOMPLETE = 1
     help="Write the block pawl-cluster/main: http://host:8265 (Ray Jobs), host:6379 or auto (join), or local.",
 )
 @click.option(
-    "--project", help="Folder that runs start in, as the workers see it. Default: this one."
+    "--project",
+    help="Folder that runs start in, as the workers see it. Default: where they start already, at first this one.",
 )
 @click.option("--max-runs", type=int, help="Tries of one flow run in all, from 1 to 9 (default 5).")
 @click.option(
@@ -48,7 +49,9 @@ def setup_command(*, check: bool, project: str | None, **options: Any) -> None:
     """Put Pawl's blocks, work pool, automations and deployments on the Prefect server.
 
     Running it again changes nothing that is right already; options given once are remembered on the server. Blocks that
-    are there are yours and stay as they are, unless --storage or --cluster is given. Exit code of --check: 0 all there, 1 not.
+    are there are yours and stay as they are, unless --storage or --cluster is given, and so are the parameters, schedules,
+    limit, pause and work queue of a deployment. Runs that the automations missed while Prefect's server was down are brought
+    back, after a watch of 90 seconds if there are any. Exit code of --check: 0 all there, 1 not.
     """
     from deployments.setting_up import (  # noqa: PLC0415 - Prefect takes seconds, and `pawl --help` must not
         BlockWishes,

@@ -5,18 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from prefect.cli.deploy._schedules import _schedule_config_to_deployment_schedule
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
 from deployments.deployment_file import load_flow, problems_in
+from deployments.kept_settings import concurrency_of, with_kept, without_templates
 from ray_workers.store.errors import InvalidInputError, PawlError
 
 __all__ = ["DeploymentSet"]
@@ -26,11 +29,12 @@ _DEPLOY_LIMIT_S = 600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentSet:
-    """All deployments of one file.
+    """All deployments of one file. What a user has set on one that is there stays (`kept_settings`).
 
     Args:
         file: the content of `prefect.yaml`.
-        project: the folder that runs start in, as the workers see it; None: where this program runs.
+        project: the folder that runs start in, as the workers see it; None: where a deployment that is there has it, and
+            a new one where this program runs.
     """
 
     file: Mapping[str, Any]
@@ -47,19 +51,10 @@ class DeploymentSet:
     def missing(self, client: SyncPrefectClient) -> str | None:
         said = []
         for each in self.file["deployments"]:
-            flow = load_flow(each["entrypoint"])
-            name = f"{flow.name}/{each['name']}"
-            try:
-                found = client.read_deployment_by_name(name)
-            except ObjectNotFound:
+            name, found = _read(client, each)
+            if found is None:
                 said.append(f"{name} is not there")
-                continue
-            differ = _differences(each, found)
-            if _form(parameter_schema(flow).model_dump_for_openapi()) != _form(found.parameter_openapi_schema):  # fmt: skip
-                differ.append("the run form")  # as after an update: this Pawl has other parameters
-            if self.project is not None and self._pull() != found.pull_steps:
-                differ.append("pull")
-            if differ:
+            elif differ := self._differences(each, found):
                 said.append(f"{name} differs in {', '.join(differ)}")
         return "; ".join(said) or None
 
@@ -69,16 +64,84 @@ class DeploymentSet:
             raise InvalidInputError(f"The deployment file has mistakes: {'; '.join(problems)}.")
         if self.missing(client) is None:
             return
+        read = [(each, _read(client, each)[1]) for each in self.file["deployments"]]
+        there = [(each, self._over(each, found), found) for each, found in read if found]
+        new = [each for each, found in read if found is None]
         with tempfile.TemporaryDirectory(prefix="pawl-deploy-") as folder:
             path = Path(folder, "prefect.yaml")
-            path.write_text(yaml.safe_dump(self._with_pull(), sort_keys=False))
+            entries = [*new, *(_deployable(entry) for _, entry, _ in there)]
+            path.write_text(yaml.safe_dump(self._to_deploy(entries), sort_keys=False))
             _deploy(path)
+        for each, entry, found in there:
+            _settle(client, entry, found, _missing_schedules(each, found))
 
-    def _with_pull(self) -> dict[str, Any]:
-        return {**self.file, "pull": self._pull()} if self.project is not None else dict(self.file)
+    def _differences(self, each: Mapping[str, Any], found: DeploymentResponse) -> list[str]:
+        differ = _differences(self._over(each, found), found)
+        if _missing_schedules(each, found):
+            differ.append("schedules")
+        schema = parameter_schema(load_flow(each["entrypoint"]))
+        if _form(schema.model_dump_for_openapi()) != _form(found.parameter_openapi_schema):
+            differ.append("the run form")  # as after an update: this Pawl has other parameters
+        if self.project is not None and self._pull() != found.pull_steps:
+            differ.append("pull")
+        return differ
+
+    def _over(self, each: Mapping[str, Any], found: DeploymentResponse) -> dict[str, Any]:
+        entry = with_kept(each, found, parameter_schema(load_flow(each["entrypoint"])).properties)
+        if self.project is None and "pull" not in self.file and found.pull_steps:
+            entry["pull"] = found.pull_steps
+        return entry
+
+    def _to_deploy(self, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        file = {**self.file, "deployments": list(entries)}
+        return {**file, "pull": self._pull()} if self.project is not None else file
 
     def _pull(self) -> list[dict[str, Any]]:
         return [{"prefect.deployments.steps.set_working_directory": {"directory": self.project}}]
+
+
+def _read(
+    client: SyncPrefectClient, each: Mapping[str, Any]
+) -> tuple[str, DeploymentResponse | None]:
+    name = f"{load_flow(each['entrypoint']).name}/{each['name']}"
+    try:
+        return name, client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        return name, None
+
+
+def _deployable(entry: Mapping[str, Any]) -> dict[str, Any]:
+    pool = entry["work_pool"]
+    return {
+        **entry,
+        "parameters": without_templates(entry["parameters"]),
+        "work_pool": {**pool, "job_variables": without_templates(pool["job_variables"])},
+    }
+
+
+def _settle(
+    client: SyncPrefectClient,
+    entry: Mapping[str, Any],
+    found: DeploymentResponse,
+    absent: Sequence[Mapping[str, Any]],
+) -> None:
+    """What `prefect deploy` does not do without touching what is the user's."""
+    if absent:
+        # Given to `prefect deploy`, they would replace every other one as soon as one of those has no slug.
+        client.create_deployment_schedules(
+            found.id,
+            [
+                DeploymentScheduleCreate(**_schedule_config_to_deployment_schedule(dict(schedule)))
+                for schedule in absent
+            ],
+        )
+    if _deployable(entry) != entry:
+        client.update_deployment(
+            found.id,
+            DeploymentUpdate(
+                parameters=entry["parameters"], job_variables=entry["work_pool"]["job_variables"]
+            ),
+        )
 
 
 def _deploy(path: Path) -> None:
@@ -101,27 +164,18 @@ def _differences(wanted: Mapping[str, Any], found: DeploymentResponse) -> list[s
         "parameters": (wanted.get("parameters") or {}, found.parameters),
         "work_pool": (pool.get("name"), found.work_pool_name),
         "job_variables": (pool.get("job_variables") or {}, found.job_variables),
-        "concurrency_limit": (_limit(wanted.get("concurrency_limit")), _limit_of(found)),
+        "concurrency_limit": (wanted.get("concurrency_limit"), concurrency_of(found)),
     }
-    differ = [key for key, (want, have) in pairs.items() if want != have]
+    return [key for key, (want, have) in pairs.items() if want != have]
+
+
+def _missing_schedules(
+    wanted: Mapping[str, Any], found: DeploymentResponse
+) -> list[Mapping[str, Any]]:
     slugs = {schedule.slug for schedule in found.schedules}
-    if any(schedule["slug"] not in slugs for schedule in wanted.get("schedules") or []):
-        differ.append("schedules")
-    return differ
+    return [each for each in wanted.get("schedules") or [] if each["slug"] not in slugs]
 
 
 def _form(schema: Mapping[str, Any] | None) -> dict[str, Any]:
     """A schema of parameters without what is empty: the server does not keep it."""
     return {key: value for key, value in (schema or {}).items() if value}
-
-
-def _limit(wanted: Any) -> tuple[int | None, str | None]:
-    if isinstance(wanted, Mapping):
-        return wanted.get("limit"), wanted.get("collision_strategy")
-    return wanted, None
-
-
-def _limit_of(found: DeploymentResponse) -> tuple[int | None, str | None]:
-    limit = found.global_concurrency_limit
-    options = found.concurrency_options
-    return (limit.limit if limit else None), (options.collision_strategy.value if options else None)

@@ -17,14 +17,19 @@ from pathlib import Path
 import httpx
 import psutil
 
+from deployments.bringing_back import BROUGHT_BACK
 from deployments.local_s3 import ACCESS, BUCKET
 from deployments.server_libraries import refuse_unfit
 from ray_workers.store.errors import InvalidInputError, PawlError
+from ray_workers.store.opening import normalise_url
 
 __all__ = ["LocalStack", "Part"]
 
 _START_LIMIT_S = 240.0
 _END_LIMIT_S = 20.0
+_ANSWER_LIMIT_S = 60.0
+_HERE = {"127.0.0.1", "localhost"}
+_STORAGE_BLOCK = "/block_types/slug/pawl-storage/block_documents/name/main"
 _started: dict[int, subprocess.Popen[bytes]] = {}
 """By this process, which is their parent and must reap them."""
 _PARTS = ("worker", "server", "s3")
@@ -115,12 +120,19 @@ class LocalStack:
     def up(self) -> None:
         """Start what does not run, and set the server up. Raises `PawlError` naming the log of what did not start."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        storage, keys = self._start_s3() if self.with_s3 else (str(self.folder / "store"), {})
+        storage, keys = self._start_s3() if self.with_s3 else (self._folder_store, {})
         self._start_server()
-        self.tell("setting up blocks, work pool, automations and deployments …")
-        self._setup(storage, keys)
+        elsewhere = self._users_storage()
+        self.tell(
+            "setting up blocks, work pool, automations, deployments; runs left behind are watched first …"
+        )
+        self._setup([] if elsewhere else ["--storage", storage], keys)
         self._start_worker()
-        self._write_shell(storage, keys)
+        if elsewhere:
+            self.tell(f"pawl-storage/main is yours and stays as it is: {elsewhere}")
+            self._write_shell(None, {})
+        else:
+            self._write_shell(storage, keys)
 
     def down(self) -> list[str]:
         """End everything that runs; the names of it. Data stays."""
@@ -157,14 +169,33 @@ class LocalStack:
         self._wait(part, self._answers)
         self.tell(f"Prefect server at {self.ui_url}")
 
-    def _setup(self, storage: str, keys: Mapping[str, str]) -> None:
-        command = [str(Path(sys.executable).with_name("pawl")), "setup", "--storage", storage]
+    def _users_storage(self) -> str | None:
+        """Where the block pawl-storage/main points, unless to a storage of this stack's; None without a block."""
+        answer = httpx.get(f"{self.api_url}{_STORAGE_BLOCK}", timeout=_ANSWER_LIMIT_S)
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        held = answer.raise_for_status().json()["data"]
+        url, host = str(held.get("url")), httpx.URL(held.get("endpoint_url") or "").host
+        in_folder = url == normalise_url(self._folder_store)
+        in_bucket = url == f"s3://{BUCKET}" and host in _HERE
+        changed = any(held.get(field) for field in ("root", "credentials_block", "encryption"))
+        return None if (in_folder or in_bucket) and not changed else url
+
+    @property
+    def _folder_store(self) -> str:
+        return str(self.folder / "store")
+
+    def _setup(self, options: list[str], keys: Mapping[str, str]) -> None:
+        command = [str(Path(sys.executable).with_name("pawl")), "setup", *options]
         done = subprocess.run(  # noqa: S603 - our own program
             command, cwd=self.project, env={**os.environ, **self._env(), **keys}, capture_output=True, text=True,
             check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         if done.returncode:
             raise PawlError(f"pawl setup failed: {(done.stderr or done.stdout).strip()[-2000:]}")
+        for line in done.stdout.splitlines():
+            if line.startswith(BROUGHT_BACK):
+                self.tell(line)
 
     def _start_worker(self) -> None:
         part = self._part("worker")
@@ -177,8 +208,10 @@ class LocalStack:
             )
         self.tell(f"worker for the pool pawl; its log is {part.log}")
 
-    def _write_shell(self, storage: str, keys: Mapping[str, str]) -> None:
-        values = {"PREFECT_API_URL": self.api_url, "PAWL_STORAGE": storage, **keys}
+    def _write_shell(self, storage: str | None, keys: Mapping[str, str]) -> None:
+        values = {"PREFECT_API_URL": self.api_url, **keys}
+        if storage is not None:
+            values["PAWL_STORAGE"] = storage
         lines = [f"export {name}={shlex.quote(value)}\n" for name, value in values.items()]
         self.shell_file.unlink(missing_ok=True)
         with os.fdopen(os.open(self.shell_file, os.O_CREAT | os.O_WRONLY, 0o600), "w") as out:

@@ -27,7 +27,11 @@ _FOLDER = Path(".pawl/stack")
     help="Start Ceph's S3 gateway, or keep versions in a folder. Default: S3 if Ceph is installed.",
 )
 def up_command(*, port: int, with_s3: bool | None) -> None:
-    """Start a Prefect server, an S3 server and a worker here, and set everything up. Running it again does no harm."""
+    """Start a Prefect server, an S3 server and a worker here, and set everything up.
+
+    Running it again starts what has ended, and keeps what you have set: deployments, and the block pawl-storage/main if it
+    points elsewhere. Runs that ended with the server are brought back, after a watch of 90 seconds if there are any.
+    """
     missing = missing_commands()
     if with_s3 is None:
         with_s3 = not missing
@@ -46,7 +50,7 @@ def up_command(*, port: int, with_s3: bool | None) -> None:
 
 @command("down", "pawl down")
 def down_command() -> None:
-    """End what `pawl up` started here. Runs that are training stop; the next `pawl up` brings them back."""
+    """End what `pawl up` started here. Runs that are training stop; the next `pawl up` brings back those with tries left."""
     ended = _stack(port=4200, with_s3=False).down()
     click.echo(f"Ended: {', '.join(ended)}." if ended else "Nothing was running.")
 

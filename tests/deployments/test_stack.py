@@ -4,9 +4,11 @@ import subprocess
 import sys
 import time
 
+import httpx
 import psutil
 import pytest
 
+from deployments.bringing_back import BROUGHT_BACK
 from deployments.stack import LocalStack, Part
 from ray_workers.store.errors import InvalidInputError, PawlError
 
@@ -84,3 +86,67 @@ def test_a_shell_that_sources_the_file_has_server_storage_and_keys_and_nobody_el
     ).stdout  # fmt: skip
     assert told == "http://127.0.0.1:4321/api|s3://pawl|it's $HOME\n"
     assert stack.shell_file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """Plays `up` without a process, over a block that holds what it is called with; the words of `pawl setup`."""
+
+    def play(held: dict[str, str] | None, said: str = "") -> tuple[list[str], list[str]]:
+        words: list[str] = []
+        told: list[str] = []
+
+        def run(command, **_):
+            words.extend(command[1:])
+            return subprocess.CompletedProcess(command, 0, stdout=said, stderr="")
+
+        def get(url, **_):
+            assert url.endswith("/block_types/slug/pawl-storage/block_documents/name/main")
+            request = httpx.Request("GET", url)
+            if held is None:
+                return httpx.Response(404, request=request)
+            return httpx.Response(200, request=request, json={"data": held})
+
+        for method in ("_start_server", "_start_worker"):
+            monkeypatch.setattr(LocalStack, method, lambda _: None)
+        monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(httpx, "get", get)
+        LocalStack(project=tmp_path, folder=tmp_path, with_s3=False, tell=told.append).up()
+        return words, told
+
+    return play
+
+
+def test_a_storage_block_that_is_absent_or_the_stacks_own_is_written(started, tmp_path):
+    store = str(tmp_path / "store")
+    local = {"url": "s3://pawl", "endpoint_url": "http://127.0.0.1:7480"}
+    for held in (None, {"url": store}, local):
+        words, told = started(held)
+        assert words == ["setup", "--storage", store]
+        assert not any("yours" in line for line in told)
+        assert f"PAWL_STORAGE={store}" in (tmp_path / "env.sh").read_text()
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"url": "s3://ours/pawl"},
+        {"url": "s3://pawl", "endpoint_url": "https://s3.example"},
+        {"url": "s3://pawl"},
+        {"url": "s3://pawl", "endpoint_url": "http://127.0.0.1:7480", "root": "team-a"},
+    ],
+)
+def test_a_storage_block_of_the_users_stays_and_the_shell_is_not_led_elsewhere(
+    started, tmp_path, held
+):
+    words, told = started(held)
+    assert words == ["setup"]
+    assert f"pawl-storage/main is yours and stays as it is: {held['url']}" in told
+    assert "PAWL_STORAGE" not in (tmp_path / "env.sh").read_text()
+
+
+def test_what_was_brought_back_is_told(started):
+    line = f"{BROUGHT_BACK}flow run 'x'"
+    _, told = started(None, said=f"  7 deployments: already there\n{line}\n")
+    assert line in told
+    assert not any("7 deployments" in each for each in told)

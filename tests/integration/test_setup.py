@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -98,6 +99,39 @@ def test_set_up_twice_it_changes_nothing_and_keeps_what_the_user_made(
         {"prefect.deployments.steps.set_working_directory": {"directory": "/app"}}
     ]
     assert deployment["schedules"], "a schedule made in the UI is lost"
+
+
+def test_what_a_user_sets_on_a_deployment_outlives_setups_that_deploy(
+    prefect_server: PrefectServer, setup, tmp_path
+):
+    def deployment() -> dict[str, Any]:
+        found = ask(prefect_server, "/deployments/filter")
+        (maintain,) = [each for each in found if each["name"] == "maintain"]
+        return dict(maintain)
+
+    def patch(path: str, body: dict[str, object]) -> None:
+        url = f"{prefect_server.api_url}/deployments/{deployment()['id']}{path}"
+        httpx.patch(url, json=body, timeout=60).raise_for_status()
+
+    assert setup("--project", str(tmp_path)).exit_code == 0
+    wanted = {"storage": "pawl-storage/main", "dry_run": False, "retention": {"keep_last": 3}}
+    patch("", {"parameters": wanted})
+    patch(f"/schedules/{deployment()['schedules'][0]['id']}", {"active": False})
+    prefect_server.cli("deployment", "schedule", "create", "pawl-maintain/maintain", "--interval", "3600")  # fmt: skip
+    mine = setup()
+    assert "7 deployments: already there" in mine.output, mine.output
+
+    patch("", {"description": "mine"})
+    deployed = setup()
+    assert "7 deployments: put in place" in deployed.output, deployed.output
+    found = deployment()
+    assert found["description"] != "mine"
+    assert found["parameters"] == wanted
+    assert [(s["slug"], s["active"]) for s in found["schedules"] if s["slug"]] == [("nightly", False)]  # fmt: skip
+    assert [s["schedule"]["interval"] for s in found["schedules"] if not s["slug"]] == [3600]
+    assert found["pull_steps"] == [
+        {"prefect.deployments.steps.set_working_directory": {"directory": str(tmp_path)}}
+    ]
 
 
 def test_keys_stay_in_the_block(prefect_server: PrefectServer, setup, monkeypatch):
