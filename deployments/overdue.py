@@ -16,8 +16,8 @@ from deployments.automations import ComeBack
 
 __all__ = ["LOOK_BACK", "Overdue", "SeenRun", "Step"]
 
-LOOK_BACK = timedelta(days=30)
-"""A run that has been Crashed for longer is left: somebody has seen it by now, and decided."""
+LOOK_BACK = timedelta(days=7)
+"""A run that has been Crashed for longer is left: by default Prefect no longer knows whether it was given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
