@@ -12,7 +12,6 @@ that was taken from it; and a step that is replayed from a CUDA graph.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import threading
 from collections.abc import Callable, Mapping
@@ -22,23 +21,19 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch.distributed.tensor import DTensor
 
-from ray_workers.device_copy import DeviceCopies
-from ray_workers.host_copy import CopySegment, HostCopy, copy_now
+from ray_workers.device_copy import DeviceCopies, on_device
+from ray_workers.host_copy import CopySegment, HostCopy, address_of, copy_now
 from ray_workers.planners import local_part
 from ray_workers.shard_io import PlannedChunk, ShardPlan, write_headers
 from ray_workers.store.errors import InternalError
 
-__all__ = ["StateCopy", "address_of"]
+__all__ = ["StateCopy"]
 
 _SMALL_BYTES = 32 * 1024
 """Up to here, copying at once costs less than handing the work over."""
 
 Settled = Callable[[tuple[str, ...]], None]
 """Called on a background thread when the copy is whole, with the paths that changed meanwhile; none: it is sound."""
-
-
-def address_of(memory: memoryview) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
 class StateCopy:
@@ -140,18 +135,18 @@ class _Sorter:
         if length == 0:
             return
         steady = chunk.path in self._steady and not source.is_inference()
-        on_device = source.device.type != "cpu"
-        if not on_device and not _is_plain(source):
+        away = on_device(source)
+        if not away and not _is_plain(source):
             self._target(chunk).copy_(source)
             return
-        if not on_device and length <= _SMALL_BYTES:
+        if not away and length <= _SMALL_BYTES:
             copy_now(self._segment(chunk, source, length))
             return
         if steady:
             self._watch(chunk.path, source)
             if isinstance(tensor, DTensor):
                 self._watch(chunk.path, tensor.detach())
-        if on_device:
+        if away:
             pair = (source, self._target(chunk))
             (self.device_later if steady else self.device_at_once).append(pair)
         else:
