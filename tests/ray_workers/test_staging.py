@@ -4,10 +4,13 @@ import os
 import shutil
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ray_workers import staging as staging_module
+from ray_workers import trainer
+from ray_workers.config import Saving
 from ray_workers.hot_shards import note_stored
 from ray_workers.staging import StagingRing
 from ray_workers.staging_files import StagingFolder
@@ -196,6 +199,22 @@ def test_too_little_memory_is_refused_before_a_file_is_made(tmp_path, monkeypatc
         staging(tmp_path).allocate(0, count=2, size=50)
     assert names(tmp_path) == []
     staging(tmp_path).allocate(0, count=1, size=99)
+
+
+def test_more_than_the_limit_is_refused_before_anything_is_removed(tmp_path):
+    folder = StagingFolder(folder=tmp_path, run_id=RUN, fence=5, limit_bytes=100)
+    had = folder.allocate(0, count=2, size=50)
+    with pytest.raises(StoreRefusedError, match="staging_limit_mb") as refused:
+        folder.allocate(0, count=2, size=51)
+    assert "lower saving.buffers" in str(refused.value)
+    assert names(tmp_path) == sorted(Path(path).name for path in had)
+
+
+@pytest.mark.parametrize(("limit_mb", "limit_bytes"), [(None, None), (1.5, 1_500_000)])
+def test_the_limit_is_what_the_run_was_given(limit_mb, limit_bytes):
+    saving = Saving(staging_limit_mb=limit_mb)
+    job: Any = types.SimpleNamespace(saving=saving, run_id=RUN, fence=5)
+    assert trainer._staging(job).limit_bytes == limit_bytes
 
 
 def test_memory_that_goes_meanwhile_is_refused_and_leaves_no_file(tmp_path, monkeypatch):
