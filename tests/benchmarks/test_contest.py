@@ -1,4 +1,6 @@
 import time
+import types
+from typing import Any
 
 import pytest
 
@@ -44,11 +46,9 @@ def test_training_stands_still_at_the_save_and_before_a_step_and_not_for_what_is
 
 
 def test_what_a_save_adds_is_the_difference_to_the_same_work_without_it(clock):
-    class Made:
-        tensors = ()
-
+    made: Any = types.SimpleNamespace(tensors=())
     begin = contestant(clock, stands=3.0, holds=4.0, left=100.0)
-    found = hold({"it": begin}, Made(), 3, tell=lambda _: None)
+    found = hold({"it": begin}, made, 3, tell=lambda _: None)
     assert found == {"it": [Round(stood=7.0, added=7.0, memcpy=2.0)] * 3}
 
 

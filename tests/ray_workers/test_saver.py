@@ -1,6 +1,7 @@
 """A saver over a pipeline that answers when it is told to."""
 
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from ray_workers.messages import VersionOutcome
 from ray_workers.pipeline import _FuturePending
 from ray_workers.rank_content import RankContent
 from ray_workers.saver import Saver
+from ray_workers.staging import StagingRing
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.manifest import Progress
 
@@ -30,7 +32,7 @@ class HeldPipeline:
         return self.folder.allocate(rank, count=count, size=size)
 
     def submit(self, staged):
-        self.open[staged.progress.step] = future = Future()
+        future = self.open[staged.progress.step] = Future[Any]()
         return _FuturePending(future)
 
     def release(self, step):
@@ -85,11 +87,10 @@ def test_a_state_that_outgrew_its_buffers_is_declined_while_they_cannot_be_repla
 @pytest.mark.parametrize("away", [True, False])
 def test_buffers_are_pinned_when_a_device_copies_into_them(saver, pipeline, monkeypatch, away):
     rings = []
-    whole = saver_module.StagingRing
 
     def ring(paths, *, pinned):
         rings.append(pinned)
-        return whole(paths)
+        return StagingRing(paths)
 
     monkeypatch.setattr(saver_module, "StagingRing", ring)
     monkeypatch.setattr(saver_module, "on_device", lambda _: away)

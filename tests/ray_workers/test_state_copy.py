@@ -104,9 +104,10 @@ def test_a_steady_tensor_that_changes_meanwhile_voids_the_copy(pool, monkeypatch
 
 
 @pytest.fixture
-def sharded():
+def sharded(tmp_path):
     """An optimizer's DTensor, as FSDP2 makes one, in a world of one rank; and how it lies in a state dict."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    store = f"file://{tmp_path}/store"
+    dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
     try:
         mesh = init_device_mesh("cpu", (1,))
         live = torch.nn.Parameter(distribute_tensor(torch.randn(LARGE), mesh, [Shard(0)]))
