@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import random
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.figures import Samples, copy_seconds, measure
-from benchmarks.job import compute, make_state, open_job
+from benchmarks.contest import Round, hold, pawl
+from benchmarks.figures import Samples, measure
+from benchmarks.job import make_state, open_job
 from benchmarks.page import (
     figure_rows,
     machine,
@@ -23,13 +23,13 @@ from benchmarks.page import (
     seconds_rows,
     table,
 )
-from benchmarks.rivals import RIVALS, one_rank
+from benchmarks.rivals import local_rivals, one_rank, s3_rivals
 from benchmarks.sink import sink
 from ray_workers.store.credentials import S3Credentials
 from ray_workers.store.opening import StorageTarget
 
 TARGETS = ("local", "sink", "ceph")
-_Pairs = dict[str, list[tuple[float, float]]]
+_Rounds = dict[str, list[Round]]
 
 
 def main() -> None:
@@ -45,12 +45,12 @@ def main() -> None:
                     results[name] = measure(
                         target, options.mib, options.rounds, staging, tell=_tell
                     )
-            stalls = _against_rivals(options, folder, staging) if options.rival_rounds else {}
+            contests = _against_rivals(options, folder, staging) if options.rival_rounds else {}
         finally:
             for left in staging.iterdir():
                 left.unlink()
             staging.rmdir()
-    _show(options, results, stalls)
+    _show(options, results, contests)
 
 
 def _options() -> argparse.Namespace:
@@ -67,11 +67,11 @@ def _options() -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def _target(name: str, folder: Path) -> Iterator[StorageTarget]:
+def _target(name: str, folder: Path, *, keep: bool = True) -> Iterator[StorageTarget]:
     if name == "local":
         yield StorageTarget(str(folder / "store"))
     elif name == "sink":
-        with sink(keep=True) as endpoint:
+        with sink(keep=keep) as endpoint:
             keys = S3Credentials(
                 access_key_id="any",
                 secret_access_key="any",  # noqa: S106 - opens nothing
@@ -91,44 +91,35 @@ def _target(name: str, folder: Path) -> Iterator[StorageTarget]:
             yield StorageTarget(f"s3://{server.new_bucket()}/root", keys)
 
 
-def _against_rivals(options: argparse.Namespace, folder: Path, staging: Path) -> _Pairs:
-    """Stalls of everybody over a memcpy of the same state in the same round; the first round is not counted."""
+def _against_rivals(options: argparse.Namespace, folder: Path, staging: Path) -> _Rounds:
+    """Pawl and its rivals on each target; a rival of a folder takes no part on S3, nor the other way round."""
     made = make_state(options.mib)
-    spare = [torch.ones_like(tensor) for tensor in made.tensors]
-    found: _Pairs = {"Pawl": [], **{name: [] for name in RIVALS}}
-    with one_rank(), open_job(StorageTarget(str(folder / "store")), made, staging) as job:
-
-        def pawl() -> float:
-            stood = job.save()
-            compute(0.5)
-            stood += job.step()
-            job.wait()
-            return stood
-
-        for number in range(options.rival_rounds + 1):
-            for name in random.sample(list(found), len(found)):
-                memcpy = copy_seconds(made.tensors, spare)
-                stood = pawl() if name == "Pawl" else RIVALS[name](made, folder)[0]
-                if number:
-                    found[name].append((stood, memcpy))
-            _tell(f"rivals: round {number} of {options.rival_rounds}")
+    found: _Rounds = {}
+    for name in options.targets:
+        with _target(name, folder, keep=False) as target, one_rank():
+            rivals = local_rivals(made, folder) if name == "local" else s3_rivals(made, target)
+            with open_job(target, made, staging) as job:
+                rounds = hold({"Pawl": pawl(job), **rivals}, made, options.rival_rounds, tell=_tell)
+            found |= {f"{who} ({name})": taken for who, taken in rounds.items()}
     if not options.no_ray:
         from benchmarks.ray_rival import ray_train_pairs  # noqa: PLC0415 - starts Ray
 
         for mode, pairs in ray_train_pairs(options.mib, options.rival_rounds, folder).items():
-            found[f"Ray Train {mode}"] = pairs
+            found[f"Ray Train {mode} (local)"] = [
+                Round(stood=stood, added=None, memcpy=memcpy) for stood, memcpy in pairs
+            ]
     return found
 
 
-def _show(options: argparse.Namespace, results: dict[str, Samples], stalls: _Pairs) -> None:
+def _show(options: argparse.Namespace, results: dict[str, Samples], contests: _Rounds) -> None:
     command = f"python -m benchmarks {' '.join(sys.argv[1:])}"
     text = (
         f"State of {options.mib} MiB, one rank. {machine()}\n\n`{command}`\n\n{table(figure_rows(results))}\n\n"
         f"{table(seconds_rows(results))}"
     )
     medians: dict[str, float] = {}
-    if stalls:
-        rows, medians = rival_rows(stalls)
+    if contests:
+        rows, medians = rival_rows(contests)
         text += f"\n\n{table(rows)}"
     print(text)  # noqa: T201 - a command for people
     if options.write is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.job import Job, Made, compute, make_state, open_job
+from benchmarks.job import Job, Made, compute, make_state, open_job, work
 from benchmarks.ratios import Bar
 from ray_workers.messages import ResumePoint
 from ray_workers.restoring import RankRestore, ShardCache, read_manifest, restore_state
@@ -97,7 +97,10 @@ def measure(
             _save(job)
         left = staging / "left"
         left.mkdir()
-        taker = _Taker(job=job, store=store, made=made, spare=spare, samples=samples, left=left)
+        beside = int(compute(0.2) / 0.2 * (4 * copy_seconds(made.tensors, spare) + 0.05))
+        taker = _Taker(
+            beside=beside, job=job, store=store, made=made, spare=spare, samples=samples, left=left
+        )
         figures = [
             taker.stall, taker.stall_bare, taker.durable, taker.speed, taker.restore, taker.hot
         ]  # fmt: skip
@@ -132,13 +135,15 @@ class _Taker:
     made: Made
     spare: list[torch.Tensor]
     samples: Samples
+    beside: int
+    """Products that take longer than a copy of the state."""
     left: Path
     """Where a worker that died left its memory."""
 
     def stall(self) -> None:
         memcpy = copy_seconds(self.made.tensors, self.spare)
         stood = self.job.save()
-        compute(4 * memcpy + 0.05)
+        work(self.beside)
         stood += self.job.step()
         self.job.wait()
         self.samples.add("stall", stood, memcpy)

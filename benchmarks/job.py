@@ -31,12 +31,13 @@ from ray_workers.training_state import TrainingParts
 from ray_workers.uploader import Uploader
 from ray_workers.version_assembly import AttemptIdentity
 
-__all__ = ["Job", "Made", "compute", "make_state", "open_job"]
+__all__ = ["Job", "Made", "compute", "make_state", "open_job", "work"]
 
 _WIDTH = 1024
 _LAYER_BYTES = 3 * 4 * _WIDTH * _WIDTH
 """Of one square layer: its weight and two moments of AdamW."""
 _PATIENCE_S = 600.0
+_SIDE = 384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +65,16 @@ def make_state(mib: int) -> Made:
     return Made(parts=parts, tensors=tensors, nbytes=sum(t.nbytes for t in tensors))
 
 
+def work(products: int) -> None:
+    """One thread of so many matrix products: training that takes longer when somebody takes its processor time."""
+    a = torch.ones(_SIDE, _SIDE)
+    for _ in range(products):
+        torch.mm(a, a)
+
+
 def compute(seconds: float) -> int:
     """One thread of matrix products for so long; how many there were."""
-    a = torch.ones(384, 384)
+    a = torch.ones(_SIDE, _SIDE)
     done, end = 0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         torch.mm(a, a)
@@ -144,6 +152,7 @@ def open_job(target: StorageTarget, made: Made, staging: Path) -> Iterator[Job]:
     context: dict[str, Any] = {
         "storage": target, "run": run, "run_id": run_id, "fence": fence, "rank": 0, "world_size": 1, "config": {}, "resume": None,
         "thresholds": SaveThresholds(every_steps=1), "buffers": 1, "pipeline": pipeline,
+        "full_every": 1,  # everything is sent each time, as the others do, although nothing changes here
     }  # fmt: skip
     set_context(TrainingContext(**context))
     session = CheckpointSession.open(model=made.parts.model, optimizer=made.parts.optimizer)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.contest import Round
 from benchmarks.figures import FIGURES, Samples
 from benchmarks.ratios import Ratio, summarise
 
@@ -42,14 +43,18 @@ def figure_rows(results: Mapping[str, Samples]) -> Rows:
     return rows
 
 
-def rival_rows(pairs: Mapping[str, list[tuple[float, float]]]) -> tuple[Rows, dict[str, float]]:
-    """Stalls over a memcpy; and the medians for the plot."""
-    rows = [["who", "stall ÷ memcpy", "95 % interval", "pairs"]]
+def rival_rows(contests: Mapping[str, list[Round]]) -> tuple[Rows, dict[str, float]]:
+    """Stalls, and what saves add to training, over a memcpy; and the medians of the stalls for the plot."""
+    rows = [
+        ["who", "stall ÷ memcpy", "95 % interval", "added to training ÷ memcpy", "95 % interval", "pairs"]
+    ]  # fmt: skip
     medians = {}
-    for name, found in pairs.items():
-        ratio = summarise(found)
-        rows.append([name, *_spelt(ratio)])
-        medians[name] = ratio.median
+    for name, rounds in contests.items():
+        stall = summarise([(taken.stood, taken.memcpy) for taken in rounds])
+        added = [(taken.added, taken.memcpy) for taken in rounds if taken.added is not None]
+        cells = _spelt(summarise(added))[:2] if added else ["not measured", ""]
+        rows.append([name, *_spelt(stall)[:2], *cells, str(stall.pairs)])
+        medians[name] = stall.median
     return rows, medians
 
 

@@ -1,28 +1,51 @@
-"""What a user would pick instead, on a local folder, with fsync, in the same run: how long the loop stands still."""
+"""What a user would pick instead, on a local folder, with fsync."""
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import boto3
+import safetensors.torch
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from botocore.config import Config
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType, async_save, save
 
 from benchmarks.job import Made
+from ray_workers.store.opening import StorageTarget
 
-__all__ = ["RIVALS", "one_rank"]
+__all__ = ["Begun", "Contestant", "local_rivals", "one_rank", "s3_rivals"]
 
-Rival = Callable[[Made, Path], tuple[float, Callable[[], None]]]
-"""Begins a save; gives the seconds that the loop stood still, and how to wait for the rest."""
+
+def _nothing() -> None:
+    """Everything was done when the save was begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A save that lets training go on."""
+
+    before_step: Callable[[], object] = _nothing
+    """Returns when an optimizer may write."""
+    wait: Callable[[], object] = _nothing
+    """Returns when all is durable."""
+
+
+Contestant = Callable[[], Begun]
+"""Begins a save; training stands still until it returns."""
+
+_Rival = Callable[[Made, Path], Begun]
 
 
 @contextmanager
@@ -42,67 +65,118 @@ def _state(made: Made) -> dict[str, Any]:
     return {"model": made.parts.model.state_dict(), "optimizer": optimizer.state_dict()}
 
 
-def _torch_save(made: Made, folder: Path) -> tuple[float, Callable[[], None]]:
-    began = time.perf_counter()
+def _flat(made: Made) -> dict[str, torch.Tensor]:
+    return {str(i): t.contiguous() for i, t in enumerate(made.tensors)}
+
+
+def _torch_save(made: Made, folder: Path) -> Begun:
     with (folder / "state.pt").open("wb") as file:
         torch.save(_state(made), file)
         file.flush()
         os.fsync(file.fileno())
-    return time.perf_counter() - began, lambda: None
+    return Begun()
 
 
-def _safetensors(made: Made, folder: Path) -> tuple[float, Callable[[], None]]:
-    began = time.perf_counter()
+def _safetensors(made: Made, folder: Path) -> Begun:
     path = folder / "state.safetensors"
-    save_file({str(i): t.contiguous() for i, t in enumerate(made.tensors)}, path)
+    safetensors.torch.save_file(_flat(made), path)
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
-    return time.perf_counter() - began, lambda: None
+    return Begun()
 
 
-def _flat(made: Made) -> dict[str, torch.Tensor]:
-    return {str(i): t for i, t in enumerate(made.tensors)}
-
-
-def _dcp_save(made: Made, folder: Path) -> tuple[float, Callable[[], None]]:
-    began = time.perf_counter()
+def _dcp_save(made: Made, folder: Path) -> Begun:
     save(_flat(made), storage_writer=FileSystemWriter(folder, sync_files=True))
-    return time.perf_counter() - began, lambda: None
+    return Begun()
 
 
-def _dcp_async(kind: AsyncCheckpointerType) -> Rival:
-    def begin(made: Made, folder: Path) -> tuple[float, Callable[[], None]]:
-        writer = FileSystemWriter(folder, sync_files=True)
-        began = time.perf_counter()
-        answer: Any = async_save(_flat(made), storage_writer=writer, async_checkpointer_type=kind)
-        return time.perf_counter() - began, answer.result
+def _dcp_async(kind: AsyncCheckpointerType, *, beside: bool) -> _Rival:
+    """With one stager for all saves, whose memory is warm from the second one on; `beside`: it copies beside training."""
+    stager = DefaultStager(
+        StagingOptions(
+            use_pinned_memory=False,
+            use_shared_memory=kind is AsyncCheckpointerType.PROCESS,
+            use_async_staging=beside,
+            use_non_blocking_copy=False,
+        )
+    )
+
+    def begin(made: Made, folder: Path) -> Begun:
+        answer: Any = async_save(
+            _flat(made),
+            storage_writer=FileSystemWriter(folder, sync_files=True),
+            async_checkpointer_type=kind,
+            async_stager=stager,
+        )
+        if beside:
+            return Begun(
+                before_step=answer.staging_completion.result, wait=answer.upload_completion.result
+            )
+        return Begun(wait=answer.result)
 
     return begin
 
 
-_ALL: dict[str, Rival] = {
-    "torch DCP async_save, thread": _dcp_async(AsyncCheckpointerType.THREAD),
-    "torch DCP async_save, process": _dcp_async(AsyncCheckpointerType.PROCESS),
-    "torch DCP save": _dcp_save,
-    "torch.save": _torch_save,
-    "safetensors": _safetensors,
-}
+def local_rivals(made: Made, folder: Path) -> dict[str, Contestant]:
+    """Into new folders below `folder`, which are removed again."""
+    thread, process = AsyncCheckpointerType.THREAD, AsyncCheckpointerType.PROCESS
+    rivals = {
+        "torch DCP async_save, thread": _dcp_async(thread, beside=False),
+        "torch DCP async_save, thread, copied beside training": _dcp_async(thread, beside=True),
+        "torch DCP async_save, process": _dcp_async(process, beside=False),
+        "torch DCP save": _dcp_save,
+        "torch.save": _torch_save,
+        "safetensors": _safetensors,
+    }
+    return {name: _in_fresh_folder(rival, made, folder) for name, rival in rivals.items()}
 
 
-def _in_fresh_folder(rival: Rival) -> Callable[[Made, Path], tuple[float, float]]:
-    def measured(made: Made, folder: Path) -> tuple[float, float]:
+def _in_fresh_folder(rival: _Rival, made: Made, folder: Path) -> Contestant:
+    def contestant() -> Begun:
         place = folder / uuid.uuid4().hex
         place.mkdir(parents=True)
-        began = time.perf_counter()
-        stood, wait = rival(made, place)
-        wait()
-        durable = time.perf_counter() - began
-        shutil.rmtree(place)
-        return stood, durable
+        begun = rival(made, place)
 
-    return measured
+        def wait() -> None:
+            begun.wait()
+            shutil.rmtree(place)
+
+        return Begun(before_step=begun.before_step, wait=wait)
+
+    return contestant
 
 
-RIVALS = {name: _in_fresh_folder(rival) for name, rival in _ALL.items()}
-"""By name: gives the seconds that the loop stood still and those until all was durable."""
+def s3_rivals(made: Made, target: StorageTarget) -> dict[str, Contestant]:
+    """Into `target`, with boto3's own parallel upload."""
+    keys = target.credentials
+    if keys is None:
+        raise ValueError(f"{target.url} has no credentials")
+    client = boto3.client(
+        "s3",
+        endpoint_url=keys.endpoint_url,
+        aws_access_key_id=keys.access_key_id,
+        aws_secret_access_key=keys.secret_access_key,
+        region_name="us-east-1",
+        # A trailing checksum is what Ceph 16 refuses.
+        config=Config(
+            request_checksum_calculation="when_required", s3={"addressing_style": "path"}
+        ),
+    )
+    bucket = urlsplit(target.url).netloc
+
+    def send(data: io.BytesIO) -> Begun:
+        key = f"rival/{uuid.uuid4().hex}"
+        data.seek(0)
+        client.upload_fileobj(data, bucket, key)
+        return Begun(wait=lambda: client.delete_object(Bucket=bucket, Key=key))
+
+    def with_torch() -> Begun:
+        data = io.BytesIO()
+        torch.save(_state(made), data)
+        return send(data)
+
+    return {
+        "torch.save and boto3": with_torch,
+        "safetensors and boto3": lambda: send(io.BytesIO(safetensors.torch.save(_flat(made)))),
+    }

@@ -1,7 +1,8 @@
 """Copies from a CUDA device into staging memory, on a stream of their own beside training.
 
-Nothing here makes the processor wait for the device while training goes on: what may change at once is copied in the
-order of training's own stream; the rest on a side stream, and the optimizer's kernels are put behind it.
+Nothing here makes the processor wait for the device while training goes on, as long as the staging memory is pinned:
+what may change at once is copied in the order of training's own stream; the rest on a side stream, and the optimizer's
+kernels are put behind it. Into memory that is not pinned CUDA copies while the caller waits.
 
 This path was written against torch's documentation and tested without a device; no run on one is recorded.
 """
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["DeviceCopies", "pin", "unpin"]
+__all__ = ["DeviceCopies", "on_device", "pin", "unpin"]
 
 _cuda: Any = torch.cuda  # its constructors have no types
 
@@ -21,12 +22,28 @@ Copies = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Pairs of a source on the device and a target of the same type and shape in host memory."""
 
 
+_PORTABLE = 1
+"""cudaHostRegisterPortable: pinned for every device that this process uses."""
+
+
+def on_device(tensor: torch.Tensor) -> bool:
+    return tensor.device.type != "cpu"
+
+
 def pin(address: int, length: int) -> bool:
     """Lock mapped pages, so that the device copies into them by itself; whether that was possible."""
-    return int(_cuda.cudart().cudaHostRegister(address, length, 0)) == 0
+    try:
+        if int(_cuda.cudart().cudaHostRegister(address, length, _PORTABLE)) == 0:
+            return True
+        # CUDA keeps its last error until somebody asks: a kernel of training's would be blamed for it.
+        torch.ones(1, device="cuda")
+    except (RuntimeError, AssertionError):  # the latter: a torch without CUDA
+        pass
+    return False
 
 
 def unpin(address: int) -> None:
+    """Of pinned memory, before it is unmapped."""
     _cuda.cudart().cudaHostUnregister(address)
 
 

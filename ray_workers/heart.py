@@ -20,7 +20,7 @@ _WARM_UP = 3
 
 
 class Heart:
-    """Silent until the first step; `stepped`, `epoch_ends` and `resting` are called by the thread that trains."""
+    """Silent until the first step; `stepped`, `resting` and `over` are called by the thread that trains."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -34,6 +34,7 @@ class Heart:
         """Nothing but one step is between the last mark and now."""
         self._resting = 0
         self._between_epochs = False
+        self._over = False
 
     def stepped(self, step: int, *, last_of_epoch: bool = False) -> None:
         """Step number `step` is done."""
@@ -47,6 +48,7 @@ class Heart:
             self._steps += 1
             self._step = step
             self._between_epochs = last_of_epoch
+            self._over = False
 
     @contextmanager
     def resting(self) -> Iterator[None]:
@@ -62,6 +64,11 @@ class Heart:
                 if self._since is not None:
                     self._since = self._clock()
 
+    def over(self) -> None:
+        """No step is expected any more, unless another one comes."""
+        with self._lock:
+            self._over, self._clean = True, False
+
     def pulse(self, rank: int) -> RankPulse:
         with self._lock:
             gaps = list(self._gaps)
@@ -74,6 +81,6 @@ class Heart:
                 gaps=len(gaps),
                 median_s=statistics.median(gaps) if gaps else 0.0,
                 longest_s=self._longest,
-                resting=since is None or self._resting > 0,
+                resting=since is None or self._resting > 0 or self._over,
                 between_epochs=self._between_epochs,
             )

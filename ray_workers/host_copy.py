@@ -14,7 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["COPY_THREADS", "CopySegment", "HostCopy", "copy_now", "copy_pool", "copy_releasing"]
+__all__ = [
+    "COPY_THREADS",
+    "CopySegment",
+    "HostCopy",
+    "address_of",
+    "copy_now",
+    "copy_pool",
+    "copy_releasing",
+]
 
 COPY_THREADS = 2
 """One thread reaches about two thirds of a machine's memory bandwidth, a third one adds nothing."""
@@ -35,6 +43,11 @@ class CopySegment:
     target: int
     source: int
     length: int
+
+
+def address_of(memory: memoryview) -> int:
+    """Of writable memory that somebody else keeps alive."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
 def copy_now(segment: CopySegment) -> None:

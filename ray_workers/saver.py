@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ray_workers.device_copy import on_device
 from ray_workers.host_copy import copy_pool
 from ray_workers.messages import SaveId, StagedShard, VersionOutcome
 from ray_workers.pipeline import PendingSave, SavePipeline
@@ -120,7 +121,7 @@ class Saver:
         self.before_step()  # two saves without an optimizer's step between them
         offer = self._reuse.offer(content.tensors, content.frozen)
         plan = self._planned(content.tensors, offer.groups)
-        buffer = self._free_buffer(plan.total)
+        buffer = self._free_buffer(plan.total, pinned=any(map(on_device, content.tensors.values())))
         if buffer is None:
             self._pipeline.decline(save, self._rank, "all its staging buffers are still being read")
             return
@@ -209,23 +210,23 @@ class Saver:
             self._plan = plan_shard(tensors, rank=self._rank, groups=groups)
         return self._plan
 
-    def _free_buffer(self, size: int) -> StagingBuffer | None:
+    def _free_buffer(self, size: int, *, pinned: bool) -> StagingBuffer | None:
         if self._ring is None or self._ring.size < size:
             with self._resting():
-                self._replace_ring(size)
-        fits = self._ring is not None and self._ring.size >= size
-        return self._ring.take() if self._ring is not None and fits else None
+                self._replace_ring(size, pinned=pinned)
+        if self._ring is None or self._ring.size < size:
+            return None  # a free one would be too small
+        return self._ring.take()
 
-    def _replace_ring(self, size: int) -> None:
+    def _replace_ring(self, size: int, *, pinned: bool) -> None:
         """The state grew (an optimizer's state appears with its first step): larger buffers, once the old are free."""
         self._unheard = self.wait(_BUFFER_PATIENCE_S)
         if self._ring is not None:
             if not self._ring.idle:
                 return
             self._ring.close()
-        self._ring = StagingRing(
-            self._pipeline.allocate(self._rank, count=self._buffers, size=_with_headroom(size))
-        )
+        paths = self._pipeline.allocate(self._rank, count=self._buffers, size=_with_headroom(size))
+        self._ring = StagingRing(paths, pinned=pinned)
 
     def _gather(self, ask: Callable[[_Flight], VersionOutcome | None]) -> list[VersionOutcome]:
         outcomes, open_flights = self._unheard, []

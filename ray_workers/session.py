@@ -117,6 +117,7 @@ class CheckpointSession:
         try:
             if error is None:
                 self._rounds.finish()
+                self._context.heart.over()  # the loop may work on, and takes no step any more
         finally:
             self._step_hook.remove()
             self._saver.hand_over_all()  # a loop that fails now still leaves what it had staged
@@ -168,8 +169,9 @@ class CheckpointSession:
 
         Call it after the optimizer's step, once per step. The store is not waited for. Parameters and optimizer state
         are copied beside the next forward and backward pass, and the next step of an optimizer waits for that copy;
-        everything else is copied before this returns. Until that step nothing may change a parameter through `.data`:
-        any other change in place is noticed, and costs a version.
+        everything else is copied before this returns. Any change in place until that step is noticed and costs a version,
+        but for these, which torch does not count: through `.data`; of a DTensor (FSDP2), by a `torch._foreach_` function
+        or through a local part taken from it; an optimizer's step replayed from a CUDA graph. `resting` first makes them safe.
 
         Raises:
             FenceLostError: a newer attempt owns the run.
@@ -205,8 +207,10 @@ class CheckpointSession:
     def resting(self) -> AbstractContextManager[None]:
         """No step is expected inside: evaluation, say. Otherwise a rank without one for long counts as hung.
 
+        A copy that still runs is joined first: inside, and after it until the next `advance`, everything may be changed.
         Not needed for what is shorter than `scaling.hung_after_seconds`, nor between two epochs unless it is far longer.
         """
+        self._saver.before_step()
         return self._context.heart.resting()
 
     def _stepped(self, metrics: dict[str, Any]) -> None:

@@ -7,13 +7,18 @@ A buffer is held from the moment its copy begins until nobody reads it any more;
 from __future__ import annotations
 
 import fcntl
+import logging
 import mmap
 import os
 from dataclasses import dataclass, field
 
+from ray_workers.device_copy import pin, unpin
+from ray_workers.host_copy import address_of
+
 __all__ = ["StagingBuffer", "StagingRing"]
 
 _PAGE = 4096
+_log = logging.getLogger("pawl")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -22,6 +27,7 @@ class StagingBuffer:
     memory: memoryview
     """Writable, shared with the node agent through the file."""
     _mapping: mmap.mmap = field(repr=False)
+    _pinned: bool = False
 
     @classmethod
     def open(cls, path: str) -> StagingBuffer:
@@ -39,16 +45,37 @@ class StagingBuffer:
         memory[::_PAGE] = bytes(len(memory[::_PAGE]))
         return cls(path=path, memory=memory, _mapping=mapping)
 
+    def pin(self) -> None:
+        """Let a CUDA device copy into the memory by itself. Where that is refused, its copies make training wait."""
+        self._pinned = pin(address_of(self.memory), len(self.memory))
+        if not self._pinned:
+            _log.warning(
+                "%.1f MB of staging memory could not be pinned: training waits for the device's copy at each save. "
+                "Raise the limit of locked memory (ulimit -l) or lower saving.buffers.",
+                len(self.memory) / 1e6,
+            )
+
     def close(self) -> None:
+        if self._pinned:  # while it is mapped: the device must not keep an address that is no more
+            unpin(address_of(self.memory))
+            self._pinned = False
         self.memory.release()
         self._mapping.close()
 
 
 class StagingRing:
-    """The buffers of one worker, all of one size."""
+    """The buffers of one worker, all of one size.
 
-    def __init__(self, paths: list[str]) -> None:
+    Args:
+        paths: of existing staging files.
+        pinned: a CUDA device copies into them.
+    """
+
+    def __init__(self, paths: list[str], *, pinned: bool = False) -> None:
         self._free = [StagingBuffer.open(path) for path in paths]
+        if pinned:
+            for buffer in self._free:
+                buffer.pin()
         self._held: dict[str, StagingBuffer] = {}
         self.size = min((len(buffer.memory) for buffer in self._free), default=0)
 

@@ -32,6 +32,8 @@ class StagingFolder:
     run_id: str
     fence: int
     """Of the attempt's first writer; a restarted coordinator does not rename buffers."""
+    limit_bytes: int | None = None
+    """Of one rank's buffers together; None: what is free."""
 
     def allocate(self, rank: int, *, count: int, size: int) -> list[str]:
         """Create `count` files of `size` bytes for a rank, replacing what it had, memory reserved.
@@ -39,10 +41,11 @@ class StagingFolder:
         What overtaken attempts left goes now: a rank that saves has restored, and so have all the others.
 
         Raises:
-            StoreRefusedError: there is not enough memory behind the folder.
+            StoreRefusedError: there is not enough memory behind the folder, or the limit allows no more.
         """
         if size <= 0:
             raise InvalidInputError("A staging buffer needs at least one byte.")
+        self._check_limit(rank, count, size)
         self.release(rank)
         self.remove_leftovers()
         self.check_space(count * size)
@@ -62,6 +65,14 @@ class StagingFolder:
             raise StoreRefusedError(
                 f"Staging needs {needed / 1e6:.1f} MB in {self.folder}, and {free / 1e6:.1f} MB are free. Enlarge shared "
                 "memory (for containers: --shm-size), lower saving.buffers, or set saving.staging_dir."
+            )
+
+    def _check_limit(self, rank: int, count: int, size: int) -> None:
+        if self.limit_bytes is not None and count * size > self.limit_bytes:
+            raise StoreRefusedError(
+                f"Rank {rank} needs {count} staging buffers of {size / 1e6:.1f} MB, and saving.staging_limit_mb allows "
+                f"{self.limit_bytes / 1e6:.1f} MB in all. Raise it, lower saving.buffers, or shard the state over more "
+                "workers (FSDP2)."
             )
 
     def release(self, rank: int | None = None) -> None:

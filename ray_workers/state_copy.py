@@ -4,13 +4,14 @@ Parameters and optimizer state do not change between two optimizer steps, so the
 and backward pass and is joined before an optimizer may write. Everything else is copied before training goes on.
 
 That the steady part was steady is not taken on trust: torch counts in-place changes of a tensor, and a count that moved
-while the copy ran voids the copy. A change through `.data` is not counted; between `advance` and the next optimizer
-step it is not allowed.
+while the copy ran voids the copy. Of a DTensor both are watched, itself and its local part: what is done to the one is
+not counted by the other. Between `advance` and the next optimizer step three kinds of change are not allowed, because
+torch counts none of them: through `.data`; on a DTensor through a `torch._foreach_` function, or through a local part
+that was taken from it; and a step that is replayed from a CUDA graph.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
 import threading
 from collections.abc import Callable, Mapping
@@ -18,24 +19,21 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from torch.distributed.tensor import DTensor
 
-from ray_workers.device_copy import DeviceCopies
-from ray_workers.host_copy import CopySegment, HostCopy, copy_now
+from ray_workers.device_copy import DeviceCopies, on_device
+from ray_workers.host_copy import CopySegment, HostCopy, address_of, copy_now
 from ray_workers.planners import local_part
 from ray_workers.shard_io import PlannedChunk, ShardPlan, write_headers
 from ray_workers.store.errors import InternalError
 
-__all__ = ["StateCopy", "address_of"]
+__all__ = ["StateCopy"]
 
 _SMALL_BYTES = 32 * 1024
 """Up to here, copying at once costs less than handing the work over."""
 
 Settled = Callable[[tuple[str, ...]], None]
 """Called on a background thread when the copy is whole, with the paths that changed meanwhile; none: it is sound."""
-
-
-def address_of(memory: memoryview) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
 class StateCopy:
@@ -72,7 +70,7 @@ class StateCopy:
         write_headers(plan, memory)
         sorter = _Sorter(memory, steady)
         for chunk in plan.chunks:
-            sorter.place(chunk, local_part(tensors[chunk.path]).detach())
+            sorter.place(chunk, tensors[chunk.path])
         self._watched = sorter.watched
         self._device = (
             DeviceCopies(sorter.device_at_once, sorter.device_later)
@@ -105,7 +103,11 @@ class StateCopy:
         with self._lock:
             if self._changed is None:
                 self._changed = tuple(
-                    path for path, tensor, count in self._watched if _changes_of(tensor) != count
+                    dict.fromkeys(
+                        path
+                        for path, tensor, count in self._watched
+                        if _changes_of(tensor) != count
+                    )
                 )
                 self._watched = []
             return self._changed
@@ -124,7 +126,8 @@ class _Sorter:
         self.device_later: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.watched: list[tuple[str, torch.Tensor, int]] = []
 
-    def place(self, chunk: PlannedChunk, source: torch.Tensor) -> None:
+    def place(self, chunk: PlannedChunk, tensor: torch.Tensor) -> None:
+        source = local_part(tensor).detach()
         if source.dtype != chunk.dtype or source.shape != chunk.shape:
             # `copy_` would convert or broadcast without a word.
             raise InternalError(f"{chunk.path} changed since the shard was planned")
@@ -132,21 +135,26 @@ class _Sorter:
         if length == 0:
             return
         steady = chunk.path in self._steady and not source.is_inference()
-        on_device = source.device.type != "cpu"
-        if not on_device and not _is_plain(source):
+        away = on_device(source)
+        if not away and not _is_plain(source):
             self._target(chunk).copy_(source)
             return
-        if not on_device and length <= _SMALL_BYTES:
+        if not away and length <= _SMALL_BYTES:
             copy_now(self._segment(chunk, source, length))
             return
         if steady:
-            self.watched.append((chunk.path, source, _changes_of(source)))
-        if on_device:
+            self._watch(chunk.path, source)
+            if isinstance(tensor, DTensor):
+                self._watch(chunk.path, tensor.detach())
+        if away:
             pair = (source, self._target(chunk))
             (self.device_later if steady else self.device_at_once).append(pair)
         else:
             segment = self._segment(chunk, source, length)
             (self.later if steady else self.at_once).append(segment)
+
+    def _watch(self, path: str, tensor: torch.Tensor) -> None:
+        self.watched.append((path, tensor, _changes_of(tensor)))
 
     def _segment(self, chunk: PlannedChunk, source: torch.Tensor, length: int) -> CopySegment:
         return CopySegment(self._address + chunk.position, source.data_ptr(), length)

@@ -209,7 +209,13 @@ def _supervision(
 
 
 def _staging(job: TrainingJob) -> StagingFolder:
-    return StagingFolder(folder=Path(job.saving.staging_dir), run_id=job.run_id, fence=job.fence)
+    limit = job.saving.staging_limit_mb
+    return StagingFolder(
+        folder=Path(job.saving.staging_dir),
+        run_id=job.run_id,
+        fence=job.fence,
+        limit_bytes=None if limit is None else int(limit * 1e6),
+    )
 
 
 def _interval(job: TrainingJob) -> IntervalPlan | None:

@@ -87,6 +87,14 @@ class Saving(Settings):
         le=8,
         description="Staging buffers a worker holds in shared memory, each the size of its shard.",
     )
+    staging_limit_mb: float | None = Field(
+        default=None,
+        gt=0,
+        description=(
+            "Megabytes that the staging buffers of one worker may take together; a save that needs more ends the run. "
+            "Empty: what is free."
+        ),
+    )
     full_every: int = Field(
         default=16,
         ge=1,

@@ -57,6 +57,15 @@ def test_rest_is_no_silence_and_no_gap() -> None:
     assert heart.pulse(0).longest_s == 3.0
 
 
+def test_when_it_is_over_it_rests_until_another_step_comes() -> None:
+    heart, clock = beating(1.0)
+    heart.over()
+    clock.now += 9000.0
+    assert heart.pulse(0).resting
+    heart.stepped(5)
+    assert (heart.pulse(0).resting, heart.pulse(0).longest_s) == (False, 1.0)
+
+
 def test_rests_inside_of_rests_end_with_the_outer_one() -> None:
     heart, _ = beating(1.0)
     with heart.resting():

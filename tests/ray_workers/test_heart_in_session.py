@@ -48,6 +48,20 @@ def test_each_step_is_heard_and_waiting_for_a_save_is_rest(
     assert all(watched.rested)
 
 
+def test_a_loop_that_works_on_after_its_session_rests_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after: list[bool] = []
+    loop = small_loop()
+
+    def evaluates_at_the_end(config: dict[str, Any]) -> None:
+        loop(config)
+        after.append(current_context().heart.pulse(0).resting)
+
+    patient_process(tmp_path).attempt(evaluates_at_the_end)
+    assert after == [True]
+
+
 def test_a_loop_can_say_that_it_rests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[bool] = []
     advance = CheckpointSession.advance

@@ -200,6 +200,27 @@ def test_user_code_that_changes_parameters_costs_one_version_and_is_remembered(
     assert "advance" in dropped.message
 
 
+def test_after_a_rest_begins_parameters_may_be_swapped_through_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold_copies_back(monkeypatch)
+    run, wanted = one_process(tmp_path), dict[int, dict[str, torch.Tensor]]()
+
+    def loop(_: dict[str, Any]) -> None:
+        made = Made()
+        with made.open() as session:
+            for _batch in session.batches(epochs=1):
+                made.step()
+                wanted[session.step + 1] = live(made)
+                session.advance()
+                if session.step < STEPS:  # the last save is made when the loop is over
+                    with session.resting():
+                        made.model["first"].weight.data.zero_()
+
+    run.attempt(loop)
+    assert {1, STEPS} <= assert_as_they_were(run, wanted)
+
+
 def test_what_is_steady_and_what_is_not() -> None:
     made = Made()
     made.step()

@@ -1,10 +1,16 @@
+import ctypes
+import logging
 import os
 import shutil
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ray_workers import staging as staging_module
+from ray_workers import trainer
+from ray_workers.config import Saving
 from ray_workers.hot_shards import note_stored
 from ray_workers.staging import StagingRing
 from ray_workers.staging_files import StagingFolder
@@ -52,6 +58,59 @@ def test_bytes_written_into_a_buffer_are_what_another_process_reads(tmp_path):
     again.close()
     ring.close()
     assert ring.take() is None
+
+
+class FakeDriver:
+    """What CUDA is told: calls in order, each with an address that must be mapped then."""
+
+    def __init__(self, monkeypatch, *, willing=True):
+        self.calls, self.willing = [], willing
+        monkeypatch.setattr(staging_module, "pin", self.pin)
+        monkeypatch.setattr(staging_module, "unpin", self.unpin)
+
+    def pin(self, address, length):
+        self.calls.append(("pin", ctypes.string_at(address, length)))
+        return self.willing
+
+    def unpin(self, address):
+        self.calls.append(("unpin", ctypes.string_at(address, 3)))
+
+
+def test_a_ring_for_a_device_pins_each_buffer_once_and_unpins_it_while_it_is_mapped(
+    tmp_path, monkeypatch
+):
+    driver = FakeDriver(monkeypatch)
+    ring = StagingRing(staging(tmp_path).allocate(0, count=2, size=5000), pinned=True)
+    assert driver.calls == [("pin", bytes(5000))] * 2
+    for word in (b"one", b"two"):
+        buffer = ring.take()
+        assert buffer is not None
+        buffer.memory[:3] = word
+    assert len(driver.calls) == 2
+    ring.close()
+    assert driver.calls[2:] == [("unpin", b"one"), ("unpin", b"two")]
+    ring.close()
+    assert len(driver.calls) == 4
+
+
+def test_a_ring_for_host_memory_pins_nothing(tmp_path, monkeypatch):
+    driver = FakeDriver(monkeypatch)
+    StagingRing(staging(tmp_path).allocate(0, count=2, size=5000)).close()
+    assert driver.calls == []
+
+
+def test_memory_that_cannot_be_pinned_is_a_slower_buffer_and_no_error(
+    tmp_path, monkeypatch, caplog
+):
+    driver = FakeDriver(monkeypatch, willing=False)
+    with caplog.at_level(logging.WARNING, logger="pawl"):
+        ring = StagingRing(staging(tmp_path).allocate(0, count=1, size=5000), pinned=True)
+    assert "could not be pinned" in caplog.text
+    buffer = ring.take()
+    assert buffer is not None
+    buffer.memory[:3] = b"one"
+    ring.close()
+    assert [name for name, _ in driver.calls] == ["pin"]
 
 
 def test_files_are_reserved_private_and_replaced(tmp_path):
@@ -140,6 +199,22 @@ def test_too_little_memory_is_refused_before_a_file_is_made(tmp_path, monkeypatc
         staging(tmp_path).allocate(0, count=2, size=50)
     assert names(tmp_path) == []
     staging(tmp_path).allocate(0, count=1, size=99)
+
+
+def test_more_than_the_limit_is_refused_before_anything_is_removed(tmp_path):
+    folder = StagingFolder(folder=tmp_path, run_id=RUN, fence=5, limit_bytes=100)
+    had = folder.allocate(0, count=2, size=50)
+    with pytest.raises(StoreRefusedError, match="staging_limit_mb") as refused:
+        folder.allocate(0, count=2, size=51)
+    assert "lower saving.buffers" in str(refused.value)
+    assert names(tmp_path) == sorted(Path(path).name for path in had)
+
+
+@pytest.mark.parametrize(("limit_mb", "limit_bytes"), [(None, None), (1.5, 1_500_000)])
+def test_the_limit_is_what_the_run_was_given(limit_mb, limit_bytes):
+    saving = Saving(staging_limit_mb=limit_mb)
+    job: Any = types.SimpleNamespace(saving=saving, run_id=RUN, fence=5)
+    assert trainer._staging(job).limit_bytes == limit_bytes
 
 
 def test_memory_that_goes_meanwhile_is_refused_and_leaves_no_file(tmp_path, monkeypatch):

@@ -2,6 +2,9 @@ import queue
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from ray_workers import state_copy
 from ray_workers.device_copy import DeviceCopies
@@ -98,6 +101,51 @@ def test_a_steady_tensor_that_changes_meanwhile_voids_the_copy(pool, monkeypatch
     copy.before_step()
     # Two names of one memory, and both are told.
     assert set(settled.get(timeout=60)) == {"shared/model/large", "shared/model/offset"}
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """An optimizer's DTensor, as FSDP2 makes one, in a world of one rank; and how it lies in a state dict."""
+    store = f"file://{tmp_path}/store"
+    dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        live = torch.nn.Parameter(distribute_tensor(torch.randn(LARGE), mesh, [Shard(0)]))
+        with torch.no_grad():
+            yield live, {"shared/model/w": live.detach()}
+    finally:
+        dist.destroy_process_group()
+
+
+CHANGES = {
+    "itself": lambda live, _: live.clamp_(-0.01, 0.01),
+    "written over": lambda live, _: live.copy_(live + 1),
+    "a view": lambda live, _: live.view(-1).mul_(2),
+    "in the state dict": lambda _, held: held.mul_(2),
+    "the local part of the state dict": lambda _, held: held.to_local().mul_(2),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_sharded_tensor_that_changes_meanwhile_voids_the_copy(pool, monkeypatch, sharded, change):
+    hold_copies_back(monkeypatch)
+    live, tensors = sharded
+    copy, _, settled, _ = begin(tensors, pool)
+    change(live, tensors["shared/model/w"])
+    copy.before_step()
+    assert settled.get(timeout=60) == ("shared/model/w",)
+
+
+def test_a_sharded_tensor_that_training_only_reads_is_sound(pool, monkeypatch, sharded):
+    hold_copies_back(monkeypatch)
+    live, tensors = sharded
+    copy, memory, settled, wanted = begin(tensors, pool)
+    with torch.enable_grad():
+        (live * 2).sum().backward()
+    copy.before_step()
+    live.add_(1)
+    assert settled.get(timeout=60) == ()
+    assert bytes(memory) == wanted
 
 
 def test_a_change_after_the_copy_is_whole_is_no_change(pool):
