@@ -166,12 +166,14 @@ def _refuse_to_lose(state: RunState, required: str, passed_over: dict[int, Passe
     newest = next((v for v in state.newest_first() if v.candidate), None)
     if newest is None:
         return
+    over = passed_over.get(newest.number)
+    why = "it was not looked at" if over is None else over.reason
     ways = [f"start with --required {newest.rung}"] if newest.rung != RUNGS[0] else []
     if newest.rung == "sound":
         ways.insert(0, f"let `pawl drill {state.run}@{newest.number}` restore it")
     raise RefusedError(
         f"Run {state.run!r} does not begin anew while it has version {newest.number} (step {newest.step}, "
-        f"{newest.rung}), which is not known to be {required}: {passed_over[newest.number].reason}. To go on from it, "
+        f"{newest.rung}), which is not known to be {required}: {why}. To go on from it, "
         f"{', or '.join(ways) or 'mend that'}; --resume never gives it up.",
         number=newest.number,
     )

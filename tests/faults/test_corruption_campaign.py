@@ -8,6 +8,7 @@ import pytest
 
 from ray_workers import resume
 from ray_workers.store import audit
+from ray_workers.store.errors import RefusedError
 from ray_workers.store.versions import CheckResult
 from tests.support.corruption import DAMAGES, KINDS, NEWEST, Base, Case, cases, make_bases, play
 from tests.support.corruption_campaign import BEGIN, END, campaign, table, write_into
@@ -67,6 +68,9 @@ def test_an_audit_that_looks_at_manifests_alone_is_noticed(bases, monkeypatch):
 def test_a_resume_that_always_begins_anew_is_noticed(bases, monkeypatch):
     case = damaged(chosen(bases, "sound", cached=False), "manifests", 3, "deleted")
     monkeypatch.setattr(resume, "_next_candidate", lambda *_: None)
+    with pytest.raises(RefusedError, match="does not begin anew"):
+        play(case)
+    monkeypatch.setattr(resume, "_refuse_to_lose", lambda *_: None)
     assert not play(case).right
 
 

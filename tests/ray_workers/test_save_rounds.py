@@ -92,5 +92,5 @@ def test_a_buffer_that_has_become_too_small_is_not_taken(monkeypatch: pytest.Mon
     small: Any = object()
     ring: Any = SimpleNamespace(size=10, idle=False, take=lambda: small)
     saver._ring = ring
-    assert saver._free_buffer(10) is small
-    assert saver._free_buffer(20) is None
+    assert saver._free_buffer(10, pinned=False) is small
+    assert saver._free_buffer(20, pinned=False) is None
