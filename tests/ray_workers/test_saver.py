@@ -38,8 +38,8 @@ class HeldPipeline:
     def release(self, step):
         self.open[step].set_result(VersionOutcome(step=step, number=step))
 
-    def decline(self, step, _rank, reason):
-        self.declined.append((step, reason))
+    def decline(self, save, _rank, reason):
+        self.declined.append((save, reason))
 
     def stop_request(self):
         return None
@@ -74,7 +74,7 @@ def test_a_state_that_outgrew_its_buffers_is_declined_while_they_cannot_be_repla
 ):
     stage(saver, 1, SMALL)
     stage(saver, 2, LARGE)  # the other buffer is free, and too small
-    assert [step for step, _ in pipeline.declined] == [2]
+    assert [save.step for save, _ in pipeline.declined] == [2]
     assert "still being read" in pipeline.declined[0][1]
     pipeline.release(1)
     stage(saver, 3, LARGE)
