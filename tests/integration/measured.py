@@ -90,6 +90,11 @@ class Server:
         wait_until(self._healthy, LONG_S, "a healthy Prefect server")
 
     def start_worker(self) -> None:
+        """The one worker: an earlier one is ended first, or it might take the run of which this one is to die."""
+        for earlier in self.workers:
+            if earlier.poll() is None:
+                kill_tree(earlier.pid)
+                earlier.wait(20)
         env = {
             **self.env,
             "PREFECT_WORKER_QUERY_SECONDS": "2",
