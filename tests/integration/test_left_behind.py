@@ -160,5 +160,8 @@ def test_runs_that_ended_while_the_server_was_down_come_back(server: Mortal, tmp
     assert server.history(crashed)[3:5] == ["Crashed", "AwaitingRetry"]
     assert server.history(alive)[-1] == "Running"
     assert server.history(by_hand)[-1] == "Cancelled"
-    assert sorted(line.split("'")[1] for line in said) == ["crashed", "silent"]
+    assert sorted(line.removeprefix(BROUGHT_BACK).split("'")[1] for line in said) == [
+        "crashed",
+        "silent",
+    ]
     assert BROUGHT_BACK not in finish(server.setup(tmp_path))
