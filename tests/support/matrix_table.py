@@ -120,7 +120,7 @@ def where(standing: Mapping[str, str], lines: Iterable[Line], code: Callable[[st
     """What the table is of: how many tests, on which code, on which machine."""
     count = Counter(standing.values())
     passed = count["passed"] + count["again"]
-    now, before = [], []
+    now, before = list[Line](), list[Line]()
     for line in lines:
         if line.outcome == "passed" and line.test in standing:
             (now if line.code == code(line.test) else before).append(line)
