@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -17,6 +19,8 @@ def compare(
     storage: str | None = None,
     weights: bool = True,
     html_file: str | None = None,
+    metric: str = "loss",
+    mode: Literal["min", "max"] = "min",
 ) -> State[None]:
     """Compare versions; the first one is what the others are measured against.
 
@@ -25,7 +29,9 @@ def compare(
         storage: Folder or s3://bucket/prefix. Empty: PAWL_STORAGE, else ./pawl-store.
         weights: Also measure the distance of every layer; reads all weights.
         html_file: Also write the page as one HTML file here.
+        metric: What RUN@best goes by.
+        mode: Whether a smaller or a larger metric is better.
     """
-    comparison = compare_versions(versions, storage, weights=weights)
+    comparison = compare_versions(versions, storage, weights=weights, metric=metric, mode=mode)
     publish_comparison(comparison, html_file)
     return Completed(message=f"{len(versions)} versions compared")

@@ -26,7 +26,7 @@ def drill(
     """Restore versions on fresh workers as a resume would, take one step, compare, and record what it took.
 
     Args:
-        versions: RUN or RUN@V, as RUN@sound. Empty: a version of every run that can be drilled.
+        versions: RUN or RUN@V, as RUN@sound; RUN@best goes by the loss. Empty: a version of every run that can be drilled.
         storage: Folder, s3://bucket/prefix, or a storage block as pawl-storage/NAME. Empty: PAWL_STORAGE, else ./pawl-store.
         drilling: Which versions, how many, how long.
         validation: For a version that is not sound yet: it is validated first. Its probe_tolerance also bounds how far losses may differ.

@@ -94,12 +94,16 @@ def open_version(
 
 
 def load(
-    reference: str, *, storage: str | None = None, names: str = "*", tell: Tell = _silent
+    reference: str | StoredVersion,
+    *,
+    storage: str | None = None,
+    names: str = "*",
+    tell: Tell = _silent,
 ) -> dict[str, torch.Tensor]:
     """The model's weights and buffers by name, whole, on the CPU, for `model.load_state_dict`.
 
     Args:
-        reference: as for `open_version`.
+        reference: as for `open_version`, or what it found, as for `RUN@best` by another metric than the loss.
         storage: as for `open_version`.
         names: a pattern such as `encoder.*`; shards that hold nothing of it are not read.
         tell: told how far it is.
@@ -108,13 +112,13 @@ def load(
         As `open_version`; `StateMismatchError` when nothing has such a name, or the version holds no model.
         DamageError: the stored bytes are not what was written.
     """
-    state = model_state(open_version(reference, storage), names=names, tell=tell)
+    state = model_state(_opened(reference, storage), names=names, tell=tell)
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def load_into(
     model: torch.nn.Module,
-    reference: str,
+    reference: str | StoredVersion,
     *,
     storage: str | None = None,
     names: str = "*",
@@ -124,7 +128,7 @@ def load_into(
 
     Args:
         model: whose parameters and buffers are overwritten.
-        reference: as for `open_version`.
+        reference: as for `load`.
         storage: as for `open_version`.
         names: only what has such a name is overwritten, as for a new head on an old body.
         tell: told how far it is.
@@ -132,7 +136,7 @@ def load_into(
     Raises:
         As `load`; `StateMismatchError` when a name, type or shape does not fit. Nothing was changed then.
     """
-    stored = open_version(reference, storage)
+    stored = _opened(reference, storage)
     wanted = {
         name: value
         for name, value in plain_state(model).items()
@@ -151,6 +155,10 @@ def load_into(
     with torch.no_grad():
         load_tensors(template, _only(stored.manifest, template), _reading(stored, template, tell))
     return stored
+
+
+def _opened(reference: str | StoredVersion, storage: str | None) -> StoredVersion:
+    return reference if isinstance(reference, StoredVersion) else open_version(reference, storage)
 
 
 def model_state(stored: StoredVersion, *, names: str = "*", tell: Tell = _silent) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Instruments are handed in, so that everything here runs without Ray. A metric is a view: recording one never raises.
 Ray puts `ray_` before each name and `_total` behind each counter. Instants are exported instead of ages, as Prometheus
-advises: the age is `time() - ray_pawl_newest_version_timestamp_seconds`.
+advises: the age is `time() - ray_pawl_newest_version_timestamp_seconds`, and the work that a resume would do again
+`time() - ray_pawl_newest_state_timestamp_seconds`.
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ DEFINITIONS = {
         Definition(
             name="pawl_newest_version_timestamp_seconds", kind="gauge",
             told="When the newest version of a rung was committed.", labels=("run", "rung"),
+        ),
+        Definition(
+            name="pawl_newest_state_timestamp_seconds", kind="gauge",
+            told="When the copy of the newest version of a rung began; a resume does again what came later.",
+            labels=("run", "rung"),
         ),
         Definition(
             name="pawl_newest_version_step", kind="gauge", told="Step of the newest version of a rung.",
@@ -112,11 +118,20 @@ class RunMetrics:
             elif event.kind == "dropped":
                 self._to.add("pawl_saves_dropped", 1, self._labels)
 
-    def judged(self, rung: str, step: int, at: float | None) -> None:
-        """A version came to `rung`; `at`: when it was committed."""
+    def judged(
+        self, rung: str, step: int, at: float | None, *, until_committed_s: float = 0.0
+    ) -> None:
+        """A version came to `rung`.
+
+        Args:
+            rung: where it stands now.
+            step: its own.
+            at: when it was committed, in seconds since the epoch.
+            until_committed_s: from the begin of its copy.
+        """
         labels = {**self._labels, "rung": rung}
         self._to.add("pawl_verdicts", 1, labels)
-        self._newest(rung, step, at)
+        self._newest(rung, step, at, until_committed_s)
 
     def staged(self, nbytes: int, node: str) -> None:
         """A shard lies in a staging buffer, and waits to be stored."""
@@ -140,18 +155,19 @@ class RunMetrics:
         self._to.add("pawl_committed_bytes", float(facts["bytes"]), self._labels)
         self._to.observe("pawl_stall_seconds", float(facts["staging_s"]), self._labels)
         at = datetime.fromisoformat(event.at).timestamp()
-        self._newest("committed", int(facts["step"]), at)
+        self._newest("committed", int(facts["step"]), at, float(facts["durable_s"]))
         if facts.get("interval_s") is not None:
             self._to.set("pawl_chosen_interval_seconds", float(facts["interval_s"]), self._labels)
         if self._last_commit is not None:
             self._to.set("pawl_save_interval_seconds", at - self._last_commit, self._labels)
         self._last_commit = at
 
-    def _newest(self, rung: str, step: int, at: float | None) -> None:
+    def _newest(self, rung: str, step: int, at: float | None, until_committed_s: float) -> None:
         labels = {**self._labels, "rung": rung}
         self._to.set("pawl_newest_version_step", step, labels)
         if at is not None:
             self._to.set("pawl_newest_version_timestamp_seconds", at, labels)
+            self._to.set("pawl_newest_state_timestamp_seconds", at - until_committed_s, labels)
 
     def _flight(self, change: int, node: str) -> None:
         self._in_flight = max(0, self._in_flight + change)

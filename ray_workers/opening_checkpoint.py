@@ -32,7 +32,9 @@ _DEFAULT_STORAGE = "./pawl-store"
 _log = logging.getLogger("pawl")
 
 
-def open_checkpoint(reference: str, storage: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    reference: str, storage: str | None = None, *, metric: str = "loss", mode: str = "min"
+) -> Checkpoint:
     """A version as a local directory, every byte verified before it is written there.
 
     A version that was handed over as a directory gives its files. One that holds training state gives `manifest.json`
@@ -42,6 +44,8 @@ def open_checkpoint(reference: str, storage: str | None = None) -> Checkpoint:
     Args:
         reference: `RUN@3`, `RUN@latest`, `RUN@sound` or `RUN@best`.
         storage: folder or `s3://bucket/prefix`; default: PAWL_STORAGE, else `./pawl-store`.
+        metric: what `RUN@best` goes by.
+        mode: `min` when a smaller metric is better, else `max`.
 
     Raises:
         InvalidInputError, RunNotFoundError, VersionNotFoundError: the reference names no version.
@@ -50,7 +54,8 @@ def open_checkpoint(reference: str, storage: str | None = None) -> Checkpoint:
     """
     run, version = parse_reference(reference)
     store = _target(storage).open().store
-    found = find_version(read_run(store, run), version, best=best_version(store, run))
+    best = best_version(store, run, metric=metric, mode=mode)
+    found = find_version(read_run(store, run), version, best=best)
     if not found.readable:
         raise VersionGoneError(
             f"Version {found.number} of run {run!r} is {found.status}: its bytes are not kept any more.",

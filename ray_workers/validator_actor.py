@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,11 +14,11 @@ from ray_workers.metrics import RunMetrics
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.ray_metrics import RayInstruments
 from ray_workers.store.attempts import this_process
-from ray_workers.store.errors import VersionGoneError
+from ray_workers.store.errors import PawlError, VersionGoneError
 from ray_workers.store.log import RunLog
 from ray_workers.store.opening import StorageTarget
 from ray_workers.store.run_state import VersionState, rung_at_least
-from ray_workers.store.versions import UNREADABLE
+from ray_workers.store.versions import UNREADABLE, load_manifest
 from ray_workers.validation import record_verdicts, validate
 
 __all__ = ["Judged", "Validator", "ValidatorActor"]
@@ -35,6 +36,8 @@ class Judged:
     """Why it is quarantined."""
     committed_at: float | None = None
     """Seconds since the epoch, by the committer's clock."""
+    until_committed_s: float = 0.0
+    """From the begin of its copy; 0 if its manifest does not tell."""
     problem: str | None = None
     """Why it could not be judged; it keeps the rung it had."""
 
@@ -79,8 +82,15 @@ class Validator:
             rung=present.rung,
             reason=present.quarantine,
             committed_at=_epoch(version.at),
+            until_committed_s=self._until_committed(version),
             problem=problem,
         )
+
+    def _until_committed(self, version: VersionState) -> float:
+        with contextlib.suppress(PawlError):  # a view: whether the version holds was just recorded
+            manifest = load_manifest(self._store, self._run, version)
+            return manifest.durations.get("durable_s", 0.0)
+        return 0.0
 
     def _remember(self, number: int, *, judged: bool) -> None:
         if judged:
@@ -113,5 +123,10 @@ class ValidatorActor:
     def validate_next(self) -> Judged | None:
         judged = self._validator.validate_next()
         if judged is not None and judged.problem is None:
-            self._metrics.judged(judged.rung, judged.step, judged.committed_at)
+            self._metrics.judged(
+                judged.rung,
+                judged.step,
+                judged.committed_at,
+                until_committed_s=judged.until_committed_s,
+            )
         return judged

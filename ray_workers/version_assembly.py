@@ -95,6 +95,7 @@ def committed_facts(
         "metrics": dict(manifest.metrics),
         "upload_s": max(r.upload_s for r in reports),
         "staging_s": max(r.staged.staged_s for r in reports),
+        "durable_s": max(r.took_s for r in reports),
     }
 
 

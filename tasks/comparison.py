@@ -23,11 +23,11 @@ ARTIFACT_KEY = "pawl-comparison"
 
 @task(cache_policy=NO_CACHE, task_run_name="compare-versions")
 def compare_versions(
-    references: Sequence[str], storage: str | None, *, weights: bool
+    references: Sequence[str], storage: str | None, *, weights: bool, metric: str, mode: str
 ) -> Comparison:
-    """Read everything that is put side by side."""
+    """Read everything that is put side by side; the metric is what `RUN@best` goes by."""
     target = storage_target(storage)
-    chosen = [open_version(reference, target) for reference in references]
+    chosen = [open_version(reference, target, metric=metric, mode=mode) for reference in references]
     return compare(chosen, weights=weights, tell=get_run_logger().info)
 
 

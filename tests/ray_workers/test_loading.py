@@ -18,6 +18,7 @@ from ray_workers.store.errors import (
     InvalidInputError,
     StateMismatchError,
     VersionGoneError,
+    VersionNotFoundError,
 )
 from ray_workers.store.memory import MemoryStore
 from ray_workers.store.opening import StorageTarget
@@ -67,6 +68,20 @@ def test_weights_are_loaded_by_name_and_only_some_if_asked(trained, monkeypatch)
     assert told[-1][0] == told[-1][1] > 0
     with pytest.raises(StateMismatchError, match="encoder"):
         load("run@latest", names="encoder.*")
+
+
+@pytest.mark.parametrize(("mode", "pick"), [("min", min), ("max", max)])
+def test_the_best_one_is_by_the_metric_that_was_asked_for(trained, mode, pick):
+    url, _ = trained
+    last = open_version("run@latest", url).version.number
+    losses = {n: open_version(f"run@{n}", url).manifest.metrics["loss"] for n in range(1, last + 1)}
+    wanted = open_version(f"run@{pick(losses, key=losses.__getitem__)}", url)
+    fresh = build()
+    best = open_version("run@best", url, metric="loss", mode=mode)
+    assert load_into(fresh, best).reference == wanted.reference
+    same(load(best), fresh)
+    with pytest.raises(VersionNotFoundError):
+        open_version("run@best", url, metric="accuracy")
 
 
 def test_a_new_head_keeps_its_weights_and_what_does_not_fit_changes_nothing(trained):

@@ -42,7 +42,9 @@ class Recorded:
 
 
 def committed(step, at):
-    details = {"bytes": 100, "staging_s": 0.25, "step": step, "interval_s": 2.0 * step}
+    details = {
+        "bytes": 100, "staging_s": 0.25, "step": step, "interval_s": 2.0 * step, "durable_s": 4.0,
+    }  # fmt: skip
     return PawlEvent(kind="committed", message="", at=at, details=details)
 
 
@@ -63,7 +65,9 @@ def test_commits_are_counted_and_the_newest_is_named(told):
     assert told.gauges["pawl_save_interval_seconds", run] == 30
     assert told.gauges["pawl_chosen_interval_seconds", run] == 40
     at = datetime.fromisoformat("2026-11-24T00:00:30+00:00").timestamp()
-    assert told.gauges["pawl_newest_version_timestamp_seconds", run, ("rung", "committed")] == at
+    rung = ("rung", "committed")
+    assert told.gauges["pawl_newest_version_timestamp_seconds", run, rung] == at
+    assert told.gauges["pawl_newest_state_timestamp_seconds", run, rung] == at - 4
     assert told.values["pawl_stall_seconds"] == [0.25, 0.25]
 
 
@@ -95,10 +99,11 @@ def test_shards_in_flight_go_up_and_down_and_never_below_nought(told):
 
 
 def test_verdicts_are_counted_by_rung(told):
-    RunMetrics(told, "r").judged("sound", 20, 5.0)
+    RunMetrics(told, "r").judged("sound", 20, 5.0, until_committed_s=3.0)
     rung = ("rung", "sound")
     assert told.counters["pawl_verdicts", ("run", "r"), rung] == 1
     assert told.gauges["pawl_newest_version_timestamp_seconds", ("run", "r"), rung] == 5.0
+    assert told.gauges["pawl_newest_state_timestamp_seconds", ("run", "r"), rung] == 2.0
     assert told.gauges["pawl_newest_version_step", ("run", "r"), rung] == 20
 
 

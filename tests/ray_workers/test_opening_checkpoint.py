@@ -23,7 +23,8 @@ def run(tmp_path):
     made = MadeUpRun(store=folder_store(tmp_path / "store"), name="run")
     made.start()
     for number in (1, 2, 3, 4):
-        made.commit(10 * number, content=float(number), metrics={"loss": abs(number - 2.0)})
+        metrics = {"loss": abs(number - 2.0), "accuracy": -abs(number - 3.0)}
+        made.commit(10 * number, content=float(number), metrics=metrics)
     made.judge(1, 2, 3)
     return made
 
@@ -54,6 +55,19 @@ def test_state_is_a_manifest_and_shards_that_safetensors_reads(run, url, referen
         f"rank-{rank}-shard-{rank}.safetensors": {f"shared/model/weight{rank}": [float(number)] * 4}
         for rank in (0, 1)
     }
+
+
+@pytest.mark.parametrize(
+    ("by", "number"),
+    [
+        ({"mode": "max"}, 4),
+        ({"metric": "accuracy"}, 1),
+        ({"metric": "accuracy", "mode": "max"}, 3),
+    ],
+)
+def test_the_best_one_is_by_the_metric_that_was_asked_for(run, url, by, number):
+    data = (Path(open_checkpoint("run@best", url, **by).path) / MANIFEST_FILE).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == run.version(number).manifest
 
 
 def test_the_storage_is_the_one_everybody_takes(run, url, monkeypatch, tmp_path):

@@ -303,6 +303,17 @@ def test_verdicts_move_a_version_up_and_are_not_repeated(run):
     assert run.log.refresh().slot == slot
 
 
+@pytest.mark.parametrize(("timed", "seconds"), [({"durable_s": 4.0}, 4.0), ({}, 0.0)])
+def test_a_verdict_tells_how_long_its_version_was_on_its_way(tmp_path, timed, seconds):
+    made = MadeUpRun(store=folder_store(tmp_path), name="run")
+    made.timed = timed
+    made.start()
+    made.commit(10)
+    judged = Validator(StorageTarget(str(tmp_path)), "run", SoundnessPolicy()).validate_next()
+    assert judged is not None
+    assert judged.until_committed_s == seconds
+
+
 def test_a_failed_check_quarantines_with_its_reason(run):
     run.store.delete(run.shard_keys(1)[0])
     record_verdicts(run.log, run.version(1), results_of(run), checker="me")
