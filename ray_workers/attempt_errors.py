@@ -20,7 +20,7 @@ from ray_workers.supervisor import Supervisor
 from ray_workers.training_job import TrainingJob
 from ray_workers.worker_errors import causes_of, culprit, last_line
 
-__all__ = ["as_ours", "hung_error", "interrupted_error", "recorded_end"]
+__all__ = ["as_ours", "ended_as_asked", "hung_error", "interrupted_error", "recorded_end"]
 
 _NO_WORKERS = {
     "PreemptionError",
@@ -66,6 +66,11 @@ def as_ours(job: TrainingJob, supervisor: Supervisor, error: Exception, took: To
     return TrainingFailedError(
         failure.text(job.run), rank=rank, error=failure.error, node=failure.node
     )
+
+
+def ended_as_asked(error: Exception) -> bool:
+    """Whether a worker came to the end of a step and ended there because it was asked to."""
+    return any(isinstance(cause, AttemptInterruptedError) for cause in causes_of(error).values())
 
 
 def recorded_end(error: Exception) -> tuple[str, str]:

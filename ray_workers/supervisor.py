@@ -86,6 +86,7 @@ class Supervisor:
             limit=task.limit, draining=draining_nodes, place=self.places.place
         )
         self._growth = GrowthWatch(task.growth)
+        self._grows = True
         self._hang_watch = HangWatch(task.hang_rule)
         self._hung: Hung | None = None
         self._log_lines = LogCollector(task.on_event)
@@ -128,11 +129,20 @@ class Supervisor:
         The first request stands, unless that was for more workers only. It is passed on here at once: this object's own
         thread may be waiting for a store.
         """
-        if not self._must_end:
+        if not self._must_end and (self._grows or request.cause != RESIZE):
             self._interrupted_at = time.monotonic()
             self._interruption = request
             self._attach()
             self._wake.set()
+
+    def fell(self) -> None:
+        """The workers ended for reasons of their own: a wish for more of them, if there was one, ended nothing.
+
+        A group that falls frees its places one after the other, which looks like room for a larger one.
+        """
+        self._grows = False
+        if not self._must_end:
+            self._interruption = None
 
     @property
     def _must_end(self) -> bool:

@@ -16,7 +16,13 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train import TrainingFailedError as RayTrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from ray_workers.attempt_errors import Took, as_ours, hung_error, interrupted_error
+from ray_workers.attempt_errors import (
+    Took,
+    as_ours,
+    ended_as_asked,
+    hung_error,
+    interrupted_error,
+)
 from ray_workers.ending_clock import EndingClock
 from ray_workers.environment import started_as
 from ray_workers.fitting import Fitting
@@ -139,6 +145,8 @@ def _fit(job: TrainingJob, fitting: Fitting, supervisor: Supervisor) -> None:
             if hung is not None and time.monotonic() - hung.at > _HUNG_GRACE_S:
                 raise hung_error(job, hung)  # Ray could not even end it
     except (RayTrainingFailedError, RayActorError, OutOfMemoryError) as error:
+        if not ended_as_asked(error):
+            supervisor.fell()
         noticed_s, at = supervisor.places.gone_for_s(), time.monotonic()
         if supervisor.interruption is None:
             supervisor.settle(_SETTLE_S)

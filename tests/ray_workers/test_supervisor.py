@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from ray.exceptions import OutOfMemoryError
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.train import TrainingFailedError as RayTrainingFailedError
 
-from ray_workers.messages import PawlEvent
+from ray_workers import trainer
+from ray_workers.fitting import Fitting
+from ray_workers.messages import DRAINING, RESIZE, TIME_LIMIT, PawlEvent, StopRequest
 from ray_workers.node_agent import AgentConfig
 from ray_workers.policies.soundness import SoundnessPolicy
+from ray_workers.resizing import group_end
 from ray_workers.staging_files import StagingFolder
-from ray_workers.store.errors import StoreUnavailableError
+from ray_workers.store.errors import AttemptInterruptedError, PawlError, StoreUnavailableError
 from ray_workers.store.opening import StorageTarget
 from ray_workers.supervisor import Supervision, Supervisor
 from ray_workers.version_assembly import AttemptIdentity
@@ -94,6 +100,65 @@ def test_a_problem_that_stays_is_told_once_a_minute_and_not_twice_a_second(scene
     now[0] += 20
     supervisor._look_around()
     assert len(told) == 4
+
+
+def asks(cause):
+    return StopRequest(reason="interrupted", cause=cause, grace_s=60.0, place="3 to 4 workers")
+
+
+def ray_says(*causes):
+    error = RayTrainingFailedError()
+    error.worker_failures = dict(enumerate(causes))
+
+    def fit():
+        raise error
+
+    return Fitting(fit)
+
+
+def ended(supervisor, monkeypatch, *causes):
+    """What a group's end is taken for, and what its supervisor took the time for."""
+    took = []
+    for name in ("settle", "finish_validation"):
+        monkeypatch.setattr(supervisor, name, lambda _, name=name: took.append(name))
+    job: Any = SimpleNamespace(run="run", fence=1)
+    with pytest.raises(PawlError) as raised:
+        trainer._fit(job, ray_says(*causes), supervisor)
+    return raised.value, took
+
+
+def test_a_worker_that_is_lost_is_not_taken_for_one_that_made_room(scene, monkeypatch):
+    """As they fall, workers free their places, which looks like room for a larger group."""
+    supervisor, *_ = scene
+    supervisor.interrupt(asks(RESIZE))
+    gone = RuntimeError("gloo: Connection closed by peer"), RayActorError()
+    error, took = ended(supervisor, monkeypatch, *gone)
+    assert group_end(error, 3).lost
+    assert (error.details["rank"], error.details["error"]) == (1, "RayActorError")
+    assert "settle" in took
+    assert supervisor.interruption is None
+    supervisor.interrupt(asks(RESIZE))
+    assert supervisor.interruption is None
+    supervisor.interrupt(asks("SIGTERM"))
+    assert supervisor.interruption.cause == "SIGTERM"
+
+
+def test_workers_that_ended_to_make_room_are_taken_at_their_word(scene, monkeypatch):
+    supervisor, *_ = scene
+    supervisor.interrupt(asks(RESIZE))
+    saved = AttemptInterruptedError("saved", cause=RESIZE, step=7)
+    error, took = ended(supervisor, monkeypatch, saved, RayActorError())
+    assert group_end(error, 3).asked
+    assert not took
+
+
+@pytest.mark.parametrize("cause", ["SIGTERM", DRAINING, TIME_LIMIT])
+def test_who_must_end_ends_for_that_whatever_befalls_the_workers(scene, monkeypatch, cause):
+    supervisor, *_ = scene
+    supervisor.interrupt(asks(cause))
+    error, _ = ended(supervisor, monkeypatch, RayActorError())
+    assert isinstance(error, AttemptInterruptedError)
+    assert error.details["cause"] == cause
 
 
 def test_the_thread_outlives_whatever_people_s_code_raises(scene, monkeypatch):
