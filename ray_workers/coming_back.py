@@ -63,6 +63,8 @@ def come_back(
         except (DamageError, ObjectNotFoundError) as error:
             problem = BadRead.here(context, error.message).spell()
         told = channel.any_failed(problem)
+        if context.staging is not None:
+            context.staging.remove_shared()  # by now all have taken it
         if told is None and restored is not None:
             if context.rank == 0:
                 warn_about_changes(restored.manifest.environment)
@@ -84,6 +86,6 @@ def _restore(context: TrainingContext, parts: TrainingParts | None, point: Resum
     else:
         rule = context.on_changed_workers
         rank = RankRestore(context.rank, context.world_size, manifest, rule)
-        own = restore_state(parts, manifest, cache, rank)
+        own = restore_state(parts, manifest, cache, rank, context.place)
     cache.tell(manifest)
     return Restored(point=point, manifest=manifest, own=own, directory=directory)

@@ -51,6 +51,8 @@ class TrainingContext:
     policy: SoundnessPolicy = field(default_factory=SoundnessPolicy)
     staging: StagingFolder | None = None
     """Where this node's staging files lie; None: every restore reads the store."""
+    place: tuple[int, int] = (0, 1)
+    """This rank's number among those of its node, and how many they are."""
     full_every: int = 16
     """Versions that may name one stored shard before it is stored again; 1: every save sends everything."""
     launched_at: str | None = None

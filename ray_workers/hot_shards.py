@@ -28,7 +28,7 @@ from ray_workers.store.fetch import copies_at_once
 from ray_workers.store.shard_filling import Places, fill_shard
 from ray_workers.store.shards import ShardEntry
 
-__all__ = ["HotShards", "note_stored"]
+__all__ = ["HotShards", "fill_from_file", "note_stored"]
 
 _PART_BYTES = 4 << 20
 """Digested before it leaves the processor's cache."""
@@ -88,12 +88,26 @@ class HotShards:
     def fill(self, entry: ShardEntry, places: Places) -> bool:
         """As `read`, straight to where the tensors belong; False: it is not here, and the places hold anything."""
         for place in self._places.get((entry.digest, entry.bytes), ()):
-            with suppress(OSError, ValueError, DigestMismatchError, MalformedObjectError):
-                held = _HeldRanges(_mapped(place, entry.bytes), place.path)
-                fill_shard(held, entry, places, tries=1)
+            if _fill(place, entry, places):
                 self._found.append(entry.bytes)
                 return True
         return False
+
+
+def fill_from_file(path: Path, entry: ShardEntry, places: Places) -> bool:
+    """Fill from a file that holds the shard alone, its digest verified; False: it does not, and the places hold anything.
+
+    Nobody may write to it any more.
+    """
+    return _fill(_Place(str(path), 0), entry, places, lock=False)
+
+
+def _fill(place: _Place, entry: ShardEntry, places: Places, *, lock: bool = True) -> bool:
+    with suppress(OSError, ValueError, DigestMismatchError, MalformedObjectError):
+        held = _HeldRanges(_mapped(place, entry.bytes, lock=lock), place.path)
+        fill_shard(held, entry, places, tries=1)
+        return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +158,13 @@ def _is_place(item: object) -> bool:
     )
 
 
-def _mapped(place: _Place, length: int) -> memoryview:
+def _mapped(place: _Place, length: int, *, lock: bool = True) -> memoryview:
     """A piece of the file, which no worker can fill meanwhile. Raises `OSError` when one is still alive that could."""
     descriptor = os.open(place.path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         # A worker holds its files exclusively as long as it lives. The mapping keeps our lock, and goes with the view.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if lock:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         if os.fstat(descriptor).st_size < place.begin + length:
             raise ValueError("the file is shorter than its note says")
         page = place.begin - place.begin % mmap.ALLOCATIONGRANULARITY

@@ -12,6 +12,7 @@ from typing_extensions import Buffer
 
 from ray_workers.hot_shards import HotShards
 from ray_workers.messages import ResumePoint
+from ray_workers.node_shards import NodeShards, replicated_shards
 from ray_workers.planners import SHARED_PREFIX, rank_prefix
 from ray_workers.resharding import check_worker_count, reshard, sources
 from ray_workers.shard_reading import empty_tensor, stored_layouts
@@ -74,12 +75,22 @@ class ShardCache:
 
     store: ObjectStore
     hot: HotShards | None
+    node: NodeShards | None
+    _staging: StagingFolder | None
     _read: dict[str, Buffer]
 
     def __init__(self, store: ObjectStore, staging: StagingFolder | None = None) -> None:
         self.store = store
         self.hot = None if staging is None else HotShards(staging)
+        self.node = None
+        self._staging = staging
         self._read = {}
+
+    def share(self, shared: Mapping[str, ShardEntry]) -> None:
+        """From now on read these, by key, once for all ranks of this node; without a staging folder each reads its own."""
+        # The system keeps files of a local folder in memory for all of them.
+        if self._staging is not None and self.store.kind != "local":
+            self.node = NodeShards(self._staging, self.store, shared)
 
     def read(self, entry: ShardEntry) -> Buffer:
         if entry.key not in self._read:
@@ -91,17 +102,23 @@ class ShardCache:
         """As `read`, straight to where the tensors belong; a large shard is held nowhere else then."""
         if entry.bytes <= WHOLE_BYTES or entry.key in self._read:
             fill_from(memoryview(self.read(entry)), entry, places)
-        elif self.hot is None or not self.hot.fill(entry, places):
+        elif (self.hot is None or not self.hot.fill(entry, places)) and (
+            self.node is None or not self.node.fill(entry, places)
+        ):
             fill_shard(StoredRanges(self.store, entry.key), entry, places)
 
     def tell(self, manifest: Manifest) -> None:
         """Say how much came from memory, if anything did."""
-        if self.hot is not None and self.hot.bytes_found:
-            whole = sum(entry.bytes for entry in manifest.shards)
+        whole = sum(entry.bytes for entry in manifest.shards) / 1e6
+        hot = 0 if self.hot is None else self.hot.bytes_found / 1e6
+        shared = 0 if self.node is None else self.node.bytes_taken / 1e6
+        if hot:
+            _log.info("%.1f MB of the version's %.1f MB came from this node's memory", hot, whole)
+        if shared:
             _log.info(
-                "%.1f MB of the version's %.1f MB came from this node's memory",
-                self.hot.bytes_found / 1e6,
-                whole / 1e6,
+                "%.1f MB of the version's %.1f MB were read by other ranks of this node",
+                shared,
+                whole,
             )
 
 
@@ -148,9 +165,20 @@ class RankRestore:
 
 
 def restore_state(
-    parts: TrainingParts, manifest: Manifest, cache: ShardCache, rank: RankRestore
+    parts: TrainingParts,
+    manifest: Manifest,
+    cache: ShardCache,
+    rank: RankRestore,
+    place: tuple[int, int] = (0, 1),
 ) -> Any:
     """Put a version's state into `parts`, each shard read once, straight into their tensors.
+
+    Args:
+        parts: what takes it.
+        manifest: of the version.
+        cache: reads the shards.
+        rank: what of it is this rank's.
+        place: the rank's number on its node, and how many there are: what all of them need one of them reads.
 
     Returns:
         What the rank alone had.
@@ -162,7 +190,11 @@ def restore_state(
     own = rank.templates()
 
     def load(shared: dict[str, torch.Tensor]) -> None:
-        fill_tensors({**shared, **own}, manifest, cache.fill, prefixes=(SHARED, *rank.prefixes))
+        here, ranks = place
+        if ranks > 1:
+            cache.share(replicated_shards(manifest, shared))
+        template, prefixes = {**shared, **own}, (SHARED, *rank.prefixes)
+        fill_tensors(template, manifest, cache.fill, prefixes=prefixes, begin=here / ranks)
 
     restore_by(parts, manifest, load)
     return rank.join(own)

@@ -23,6 +23,8 @@ __all__ = ["NOTE_SUFFIX", "StagingFolder"]
 NOTE_SUFFIX = ".held"
 """Of the note beside a staging file that says what was stored from it (`hot_shards`)."""
 
+_SHARED = re.compile(r"pawl-[0-9a-f]{16}-(?P<fence>\d+)-node-[0-9a-f]{32}(\.part[.0-9]*)?")
+"""Of a shard that the ranks of a node share while they restore (`node_shards`)."""
 _NAME = re.compile(r"pawl-(?P<run>[0-9a-f]{16})-(?P<fence>\d+)-r(?P<rank>\d+)-(?P<number>\d+)")
 
 
@@ -80,6 +82,18 @@ class StagingFolder:
         for path, fence, owner in self._mine():
             if fence == self.fence and (rank is None or owner == rank):
                 _remove(path)
+        if rank is None:
+            self.remove_shared()
+
+    def shared_path(self, digest: str) -> Path:
+        """Where a shard lies for all ranks of this node while they restore."""
+        return self.folder / f"pawl-{self.run_id[:16]}-{self.fence}-node-{digest[-32:]}"
+
+    def remove_shared(self) -> None:
+        """Remove what this attempt's ranks shared; mappings that are still open stay usable."""
+        for path, fence in self._shared():
+            if fence == self.fence:
+                _remove(path)
 
     def noted(self) -> list[Path]:
         """Files of this run, of any attempt, beside which lies a note."""
@@ -98,7 +112,7 @@ class StagingFolder:
         """
         removed = 0
         for path in self.folder.glob("pawl-*"):
-            if _NAME.fullmatch(path.name) and now - _last_use(path) > older_than_s:
+            if _belongs(path.name) and now - _last_use(path) > older_than_s:
                 with suppress(OSError), _held_by_nobody(path):
                     _remove(path)
                     removed += 1
@@ -106,7 +120,8 @@ class StagingFolder:
 
     def remove_leftovers(self) -> int:
         """Remove files of overtaken fences of this run; how many there were."""
-        leftovers = [path for path, fence, _ in self._mine() if fence < self.fence]
+        staged = [(path, fence) for path, fence, _ in self._mine()]
+        leftovers = [path for path, fence in (*staged, *self._shared()) if fence < self.fence]
         for path in leftovers:
             _remove(path)
         return len(leftovers)
@@ -122,6 +137,11 @@ class StagingFolder:
             if match is not None:
                 found.append((path, int(match["fence"]), int(match["rank"])))
         return found
+
+    def _shared(self) -> list[tuple[Path, int]]:
+        files = self.folder.glob(f"pawl-{self.run_id[:16]}-*-node-*")
+        found = [(path, _SHARED.fullmatch(path.name)) for path in files]
+        return [(path, int(match["fence"])) for path, match in found if match is not None]
 
     def _path(self, rank: int, number: int) -> Path:
         return self.folder / f"pawl-{self.run_id[:16]}-{self.fence}-r{rank}-{number}"
@@ -139,6 +159,10 @@ class StagingFolder:
             ) from None
         finally:
             os.close(descriptor)
+
+
+def _belongs(name: str) -> bool:
+    return (_NAME.fullmatch(name) or _SHARED.fullmatch(name)) is not None
 
 
 def _remove(path: Path) -> None:

@@ -37,8 +37,16 @@ def fill_tensors(
     fill_shard: FillShard,
     *,
     prefixes: Iterable[str],
+    begin: float = 0.0,
 ) -> None:
     """As `shard_reading.load_tensors`, for what is stored below any of `prefixes`.
+
+    Args:
+        template: the tensors.
+        manifest: of the version.
+        fill_shard: reads one shard.
+        prefixes: of their paths.
+        begin: how far down the list of shards to begin, from 0 to 1; those before come last.
 
     Raises:
         StateMismatchError: the template does not fit; nothing was changed.
@@ -55,13 +63,19 @@ def fill_tensors(
         layout = layouts[item.storage_index.fqn]
         chunk = reader.chunk(item)
         fillings[chunk.shard].add(chunk, layout, item, planner)
-    entries = reader.entries(fillings)
+    entries = _from(reader.entries(fillings), begin)
     with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
         running = [
             pool.submit(fillings[index].run, entry, fill_shard) for index, entry in entries.items()
         ]
     for one in running:
         one.result()
+
+
+def _from(entries: Mapping[int, ShardEntry], begin: float) -> dict[int, ShardEntry]:
+    items = list(entries.items())
+    first = int(begin * len(items))
+    return dict(items[first:] + items[:first])
 
 
 @dataclass(slots=True)

@@ -83,6 +83,7 @@ def run_worker(job: WorkerJob) -> None:
         policy=job.policy,
         full_every=job.full_every,
         staging=job.staging,
+        place=(here.get_local_rank(), here.get_local_world_size()),
         launched_at=job.launched_at,
         started_as=job.started_as,
         heart=heart,
