@@ -111,6 +111,10 @@ bench-interval: setup ## Play the rules for the interval between saves against e
 bench-overhead: setup ## Train in pairs, with saves at the interval of `auto` and without any; writes what they cost into docs/interval.md
 	$(BIN)/python -m benchmarks.overhead_run --write docs/interval.md $(BENCH)
 
+.PHONY: bench-node
+bench-node: setup ## Restore replicated state on ranks of one node, shared and each for itself; writes docs/performance.md
+	$(BIN)/python -m benchmarks.node_restore --write docs/performance.md $(BENCH)
+
 .PHONY: bench-scale
 bench-scale: setup ## Play 1 to 10,000 ranks, 1,000 versions, 100,000 records; writes their table in docs/performance.md
 	$(BIN)/python -m benchmarks.scale --write docs/performance.md $(BENCH)
