@@ -131,7 +131,7 @@ def test_a_full_memory_is_no_failure(version, store, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(node_shards.os, "posix_fallocate", full)
+    monkeypatch.setattr("ray_workers.node_shards.os.posix_fallocate", full)
     restore(version, store, folder(tmp_path))
     assert not list(tmp_path.iterdir())
 
