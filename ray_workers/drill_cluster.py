@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train import TrainingFailedError as RayTrainingFailedError
 from ray.train.torch import TorchTrainer
 
+from ray_workers.actor_errors import in_short
 from ray_workers.config import Scaling
 from ray_workers.drill_notes import DrillNotes
 from ray_workers.drill_plan import Shape
@@ -22,7 +24,7 @@ from ray_workers.drill_worker import DrillBoard, DrillWork, run_drill_worker
 from ray_workers.ray_cluster import ray_cluster
 from ray_workers.store.clock import utc_now
 from ray_workers.store.errors import PawlError, TrainingFailedError
-from ray_workers.worker_errors import causes_of, last_line
+from ray_workers.worker_errors import causes_of, culprit, last_line
 
 __all__ = ["Restore", "restore_on_workers"]
 
@@ -57,9 +59,9 @@ def restore_on_workers(wanted: Restore) -> tuple[DrillNotes, float]:
         work = replace(wanted.work, launched_at=utc_now())
         try:
             _trainer(replace(wanted, work=work), board, scratch).fit()
-        except (RayTrainingFailedError, RayActorError) as error:
+        except (RayTrainingFailedError, RayActorError, OutOfMemoryError) as error:
             raise _as_ours(wanted, board, error) from error
-        notes, _ = ray.get(board.read.remote())
+        notes, _ = _read(board)
         return notes[0], cluster_s
 
 
@@ -91,15 +93,27 @@ def _as_ours(wanted: Restore, board: Any, error: Exception) -> PawlError:
     ours = [cause for cause in causes.values() if isinstance(cause, PawlError)]
     if ours:
         return ours[0]
-    _, late = ray.get(board.read.remote())
-    if late:
-        return TrainingFailedError(
-            f"Rank {late[0]} did not come to the end of a step within {wanted.work.timeout_s:.0f} s.",
-            rank=late[0],
-        )
+    with suppress(TrainingFailedError):
+        _, late = _read(board)
+        if late:
+            return TrainingFailedError(
+                f"Rank {late[0]} did not come to the end of a step within {wanted.work.timeout_s:.0f} s.",
+                rank=late[0],
+            )
     if not causes:
         return TrainingFailedError(f"The drill's workers failed: {last_line(error)}")
-    rank, cause = next(iter(causes.items()))
+    rank, cause = culprit(causes)
     return TrainingFailedError(
         f"The loop failed on rank {rank}: {type(cause).__name__}: {last_line(cause)}", rank=rank
     )
+
+
+def _read(board: Any) -> tuple[dict[int, DrillNotes], tuple[int, ...]]:
+    """What the workers noted, by rank, and the ranks that came too late. Raises `TrainingFailedError` when it is lost."""
+    try:
+        notes, late = ray.get(board.read.remote())
+    except RayError as error:
+        raise TrainingFailedError(
+            f"What the drill's workers noted is lost: {in_short(error)}"
+        ) from error
+    return notes, late
