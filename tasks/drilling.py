@@ -38,10 +38,16 @@ __all__ = ["ARTIFACT_KEY", "DrillPlan", "carry_out_drills", "plan_drills", "publ
 
 ARTIFACT_KEY = "pawl-drill"
 
+_SPARE = 3
+"""So many times the drills that are wanted are tried at most: a run that cannot be drilled is the first again every night."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrillPlan:
     drills: tuple[Drill, ...]
+    """In their turns: the later ones are for those that come to no verdict."""
+    most: int
+    """Verdicts that are wanted."""
     undone: tuple[Undone, ...]
     """Runs that were named, or found, and cannot be drilled."""
 
@@ -73,9 +79,9 @@ def plan_drills(values: Mapping[str, Any]) -> DrillPlan:
             metric=drilling.metric,
             timeout_s=drilling.timeout_seconds,
         )
-        for run, number in chosen[: drilling.most]
+        for run, number in chosen[: _SPARE * drilling.most]
     ]
-    return DrillPlan(drills=tuple(drills), undone=tuple(undone))
+    return DrillPlan(drills=tuple(drills), most=drilling.most, undone=tuple(undone))
 
 
 def _address(ray_address: str | None, cluster: str | None) -> str | None:
@@ -128,6 +134,8 @@ def carry_out_drills(plan: DrillPlan) -> DrillReport:
     done: list[DrillOutcome] = []
     undone = list(plan.undone)
     for drill in plan.drills:
+        if len(done) == plan.most:
+            break
         name = f"{drill.run}@{drill.version}"
         try:
             outcome = drill_version(drill, tell=logger.info)

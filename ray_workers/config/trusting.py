@@ -63,7 +63,8 @@ class Drilling(Settings):
         default=3,
         ge=1,
         description=(
-            "Drills in one flow run at most; runs never drilled come first, then those whose last drill is the longest ago."
+            "Drills in one flow run at most; runs never drilled come first, then those whose last drill is the longest ago. One that "
+            "comes to no verdict makes room for the next."
         ),
     )
     metric: str = Field(
