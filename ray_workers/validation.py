@@ -25,6 +25,7 @@ from ray_workers.policies.soundness import Drift, SoundnessPolicy, Spacing
 from ray_workers.store.bodies import Verdict, VersionName
 from ray_workers.store.errors import (
     DamageError,
+    InvalidInputError,
     MissingError,
     NewerFormatError,
     RetryableError,
@@ -223,11 +224,18 @@ class _Soundness:
             manifest=self.manifest,
             read_shard=self._read,
         )
+        own = {entry.key for entry in self.manifest.shards}
         seconds: dict[str, float] = {}
         self.evidence |= {"checks": seconds} if self.policy.checks else {}
         for reference in self.policy.checks:
             started = time.monotonic()
-            reason = run_check(reference, view)
+            try:
+                reason = run_check(reference, view)
+            except (DamageError, MissingError) as error:
+                if error.details.get("key") in own:
+                    raise
+                # Of another version, or none at all: the check found nothing out about this one.
+                raise InvalidInputError(f"{reference}: {error.message}") from error
             seconds[reference] = round(time.monotonic() - started, 3)
             if reason is not None:
                 return f"{reference}: {reason}"

@@ -217,6 +217,8 @@ def test_the_rate_of_updates_is_remembered_from_the_verdicts(tmp_path):
 # --- the user's own checks -------------------------------------------------------------------------------------------
 
 OWN = """
+from ray_workers.store.errors import DigestMismatchError, VersionNotFoundError
+
 def fine(version):
     assert version.config == {"epochs": 6}
     assert version.step == 4
@@ -231,6 +233,15 @@ def broken(version):
 
 def odd(version):
     return 3
+
+def other(version):
+    raise DigestMismatchError("runs/other/shards/1 is damaged", key="runs/other/shards/1")
+
+def lost(version):
+    raise VersionNotFoundError("no version 'production'")
+
+def own(version):
+    raise DigestMismatchError("damaged", key=version.manifest.shards[0].key)
 """
 
 
@@ -244,10 +255,17 @@ def test_own_checks_judge_and_one_that_raises_judges_nothing(tmp_path, checks):
     assert (failed.check, failed.passed) == ("sound", False)
     assert failed.reason == f"{module}:too_high: step 4, loss True, (6, 4)"
     assert set(failed.evidence["checks"]) == {f"{module}:fine", f"{module}:too_high"}
-    for name, word in (("broken", "RuntimeError: planted"), ("odd", "returned 3")):
+    for name, word in (
+        ("broken", "RuntimeError: planted"),
+        ("odd", "returned 3"),
+        ("other", f"{module}:other: runs/other/shards/1 is damaged"),
+        ("lost", "no version 'production'"),
+    ):
         result = judged(run, 2, checks=(f"{module}:{name}",))
         assert result.check == UNREADABLE
         assert word in str(result.reason)
+    # Of the version's own bytes it is believed.
+    assert judged(run, 2, checks=(f"{module}:own",)).check == "bytes"
 
 
 def test_a_version_that_cannot_be_judged_is_tried_once_and_the_others_go_on(tmp_path, checks):
