@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -24,30 +23,17 @@ from ray_workers.attempt_errors import (
     interrupted_error,
 )
 from ray_workers.ending_clock import EndingClock
-from ray_workers.environment import started_as
 from ray_workers.fitting import Fitting
-from ray_workers.interruption_watch import TimeLimit
-from ray_workers.interval_controller import IntervalPlan
-from ray_workers.interval_facts import plan_interval, read_history
+from ray_workers.job_parts import supervision_of, time_up_at, worker_job_of
 from ray_workers.messages import PawlEvent, StopRequest
-from ray_workers.node_agent import AgentConfig
-from ray_workers.policies.elastic import GrowthRule, WorkerRange
-from ray_workers.policies.hang import HangRule
-from ray_workers.policies.save_interval import SaveThresholds
-from ray_workers.policies.soundness import SoundnessPolicy
+from ray_workers.policies.elastic import WorkerRange
 from ray_workers.ray_cluster import ray_cluster
 from ray_workers.resizing import train_elastically
-from ray_workers.room import GrowthPlan
-from ray_workers.staging_files import StagingFolder
-from ray_workers.store.clock import epoch_seconds, utc_now
-from ray_workers.store.errors import PawlError
-from ray_workers.store.manifest import VersionRef
-from ray_workers.supervisor import Supervision, Supervisor
-from ray_workers.train_worker import WorkerJob, run_worker
+from ray_workers.supervisor import Supervisor
+from ray_workers.train_worker import run_worker
 from ray_workers.training_job import TrainingJob
-from ray_workers.version_assembly import AttemptIdentity
 
-__all__ = ["time_up_at", "train"]
+__all__ = ["train"]
 
 _SETTLE_S = 20.0
 _POLL_S = 0.5
@@ -105,7 +91,7 @@ def _train_group(
     clock.forget()
     with (
         clock.after("actors"),
-        Supervisor(_supervision(job, limits, on_event, until)) as supervisor,
+        Supervisor(supervision_of(job, limits, on_event, until)) as supervisor,
         tempfile.TemporaryDirectory(prefix="pawl-ray-") as scratch,
         _timed(clock, supervisor),
     ):
@@ -172,134 +158,11 @@ def _wait_for_the_end(fitting: Fitting, supervisor: Supervisor) -> None:
             return
 
 
-def _supervision(
-    job: TrainingJob,
-    limits: WorkerRange | None,
-    on_event: Callable[[PawlEvent], None],
-    until: float | None,
-) -> Supervision:
-    point = job.resume
-    parent = (
-        None
-        if point is None
-        else VersionRef(
-            run=point.run if point.foreign else None,
-            number=point.name.number,
-            digest=point.name.manifest,
-        )
-    )
-    return Supervision(
-        target=job.target,
-        attempt=AttemptIdentity(
-            run=job.run,
-            run_id=job.run_id,
-            fence=job.fence,
-            parent=parent,
-            config=job.config,
-            by=job.by,
-        ),
-        failure_budget=job.saving.failure_budget,
-        agent=AgentConfig(
-            target=job.target,
-            run=job.run,
-            staging=_staging(job),
-            upload_tries=job.saving.upload_tries,
-        ),
-        policy=SoundnessPolicy.of(job.validation),
-        validation_timeout_s=job.validation.timeout_seconds,
-        hot_restore=job.saving.hot_restore,
-        on_event=on_event,
-        limit=_time_limit(job, until),
-        hang_rule=_hang_rule(job),
-        growth=_growth(job, limits),
-        incarnation=job.incarnation,
-    )
-
-
-def _staging(job: TrainingJob) -> StagingFolder:
-    limit = job.saving.staging_limit_mb
-    return StagingFolder(
-        folder=Path(job.saving.staging_dir),
-        run_id=job.run_id,
-        fence=job.fence,
-        limit_bytes=None if limit is None else int(limit * 1e6),
-    )
-
-
-def _interval(job: TrainingJob) -> IntervalPlan | None:
-    """From the history of the run; an unreadable one costs the history and not the training."""
-    try:
-        history = read_history(job.target.open().store, job.run)
-    except PawlError:
-        history = None
-    return plan_interval(history, job.saving, job.scaling.workers, job.failures_elsewhere)
-
-
-def time_up_at(job: TrainingJob) -> float | None:
-    """When the time limit is over, on this process's monotonic clock; None: there is none."""
-    limit_s = job.saving.time_limit_seconds
-    if limit_s is None:
-        return None
-    left_s = limit_s if job.time_up_at is None else job.time_up_at - epoch_seconds()
-    return time.monotonic() + left_s
-
-
-def _time_limit(job: TrainingJob, until: float | None) -> TimeLimit | None:
-    limit_s = job.saving.time_limit_seconds
-    return None if limit_s is None or until is None else TimeLimit(limit_s=limit_s, until=until)
-
-
-def _hang_rule(job: TrainingJob) -> HangRule | None:
-    scaling = job.scaling
-    if scaling.hung_after_seconds == 0:
-        return None
-    return HangRule(at_least_s=scaling.hung_after_seconds, steps=scaling.hung_after_steps)
-
-
-def _growth(job: TrainingJob, limits: WorkerRange | None) -> GrowthPlan | None:
-    # What is saved before more workers begin has had no drill: with `restorable` they would begin far behind it.
-    if limits is None or job.validation.required == "restorable":
-        return None
-    return GrowthPlan(
-        worker=job.scaling.resources_per_worker,
-        limits=limits,
-        workers=job.scaling.workers,
-        rule=GrowthRule(after_s=job.scaling.grow_after_seconds),
-    )
-
-
 def _trainer(job: TrainingJob, limits: WorkerRange | None, scratch: str) -> TorchTrainer:
     scaling = job.scaling
-    worker = WorkerJob(
-        target=job.target,
-        run=job.run,
-        run_id=job.run_id,
-        fence=job.fence,
-        entrypoint=job.entrypoint,
-        config=dict(job.config),
-        resume=job.resume,
-        thresholds=SaveThresholds(
-            every_steps=job.saving.every_steps,
-            every_epochs=job.saving.every_epochs,
-            every_seconds=job.saving.every_seconds,
-        ),
-        interval=_interval(job),
-        buffers=job.saving.buffers,
-        log_lines_per_second=scaling.log_lines_per_second,
-        watched=scaling.hung_after_seconds > 0,
-        on_changed_workers=scaling.on_changed_workers,
-        required=job.validation.required,
-        policy=SoundnessPolicy.of(job.validation),
-        full_every=job.saving.full_every,
-        staging=_staging(job) if job.saving.hot_restore else None,
-        launched_at=utc_now(),
-        started_as=started_as(
-            job.entrypoint, scaling.cpus_per_worker, scaling.gpus_per_worker, job.code
-        ),
-    )
     return TorchTrainer(
         # Bound, not passed as train_loop_config: that is kept and shown by Ray, and a target may carry credentials.
-        functools.partial(run_worker, worker),
+        functools.partial(run_worker, worker_job_of(job)),
         scaling_config=ScalingConfig(
             num_workers=scaling.workers,
             use_gpu=scaling.gpus_per_worker > 0,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ray_workers import resizing, trainer
+from ray_workers import job_parts, resizing
 from ray_workers.config import Saving, Scaling, Validation
 from ray_workers.messages import DRAINING, RESIZE, TIME_LIMIT, PawlEvent
 from ray_workers.policies.elastic import GroupEnd, WorkerRange
@@ -200,4 +200,4 @@ def test_a_range_does_not_grow_when_a_resume_point_needs_a_drill(tmp_path, requi
         entrypoint="m:f", config={}, code_dir=Path(), resume=None, scaling=Scaling(workers=2, max_workers=4, on_changed_workers="reshard"),
         saving=Saving(), validation=Validation(required=required),
     )  # fmt: skip
-    assert (trainer._growth(job, WorkerRange(least=2, most=4)) is not None) is grows
+    assert (job_parts.growth_of(job, WorkerRange(least=2, most=4)) is not None) is grows

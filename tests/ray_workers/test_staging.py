@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from ray_workers import job_parts
 from ray_workers import staging as staging_module
-from ray_workers import trainer
 from ray_workers.config import Saving
 from ray_workers.hot_shards import note_stored
 from ray_workers.staging import StagingRing
@@ -214,7 +214,7 @@ def test_more_than_the_limit_is_refused_before_anything_is_removed(tmp_path):
 def test_the_limit_is_what_the_run_was_given(limit_mb, limit_bytes):
     saving = Saving(staging_limit_mb=limit_mb)
     job: Any = types.SimpleNamespace(saving=saving, run_id=RUN, fence=5)
-    assert trainer._staging(job).limit_bytes == limit_bytes
+    assert job_parts.staging_of(job).limit_bytes == limit_bytes
 
 
 def test_memory_that_goes_meanwhile_is_refused_and_leaves_no_file(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from ray_workers import trainer
+from ray_workers import job_parts, trainer
 from ray_workers.config import Saving, Scaling
 from ray_workers.interruption_watch import InterruptionWatch
 from ray_workers.job_spec import JobSpec
@@ -20,20 +20,20 @@ LIMITED = replace(JOB, saving=Saving(time_limit_seconds=600), time_up_at=10_600.
 def clocks(monkeypatch):
     """Seconds since the epoch and of the monotonic clock, as a test sets them."""
     now = {"wall": 10_000.0, "monotonic": 50.0}
-    monkeypatch.setattr(trainer, "epoch_seconds", lambda: now["wall"])
-    monkeypatch.setattr("ray_workers.trainer.time.monotonic", lambda: now["monotonic"])
+    monkeypatch.setattr(job_parts, "epoch_seconds", lambda: now["wall"])
+    monkeypatch.setattr("ray_workers.job_parts.time.monotonic", lambda: now["monotonic"])
     return now
 
 
 def test_what_a_job_waited_in_its_queue_is_gone_when_it_begins(clocks):
     job = JobSpec.decode(JobSpec.of(LIMITED).encode(), JOB.code_dir).job
     clocks["wall"] += 250
-    assert trainer.time_up_at(job) == 50 + 350
+    assert job_parts.time_up_at(job) == 50 + 350
 
 
 def test_without_a_start_to_count_from_the_whole_limit_is_left(clocks):
-    assert trainer.time_up_at(replace(LIMITED, time_up_at=None)) == 50 + 600
-    assert trainer.time_up_at(JOB) is None
+    assert job_parts.time_up_at(replace(LIMITED, time_up_at=None)) == 50 + 600
+    assert job_parts.time_up_at(JOB) is None
 
 
 @pytest.mark.parametrize("workers", ["fixed", "a range"])
