@@ -42,6 +42,8 @@ MIN_SILENCE_S = 3 * HEARTBEAT_S
 _SECOND = 2
 _REMEMBERED = timedelta(days=1)
 """How long a crash is remembered, to know that no try has begun since: far longer than any wait between two tries."""
+_ONE_DEATH = timedelta(seconds=60)
+"""Within it a second *Crashed* is Prefect's worker that has noticed it too (`backoff_seconds`)."""
 _ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
 _NOT_WAITING = (
     "AwaitingRetry",
@@ -216,7 +218,7 @@ def _gave_up(rules: ComeBack, action: ActionTypes) -> AutomationCore:
         trigger=EventTrigger(
             expect={_event("Crashed")},
             posture=Posture.Reactive,
-            within=timedelta(0),
+            within=_ONE_DEATH,  # acts at once, and then not again for so long
             **_ours({"prefect.run-count": _at_the_cap(rules)}),
         ),
         actions=[action],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from datetime import datetime, timedelta
 
 import pytest
 from prefect.client.schemas.objects import StateType
@@ -18,10 +19,10 @@ from ray_workers.store.errors import InvalidInputError
 RULES = ComeBack(max_runs=4, backoff_seconds=(10, 60), lost_after_seconds=120)
 
 
-def event(name: str, run_count: int = 1, tag: str = "pawl") -> ReceivedEvent:
+def event(name: str, run_count: int = 1, tag: str = "pawl", *, after_s: float = 0) -> ReceivedEvent:
     """As Prefect's server sends it when a flow run changes its state."""
     return ReceivedEvent(
-        occurred=now("UTC"),
+        occurred=now("UTC") + timedelta(seconds=after_s),
         event=f"prefect.flow-run.{name}",
         resource={"prefect.resource.id": "prefect.flow-run.x", "prefect.run-count": str(run_count)},
         related=[{"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}],
@@ -50,16 +51,21 @@ def told_by(*events: ReceivedEvent, rules: ComeBack = RULES) -> list[str]:
     for automation in automations(rules):
         trigger = ServerTrigger.model_validate(automation.trigger.model_dump(mode="json"))
         seen: Counter[tuple[str, ...]] = Counter()
+        quiet: dict[tuple[str, ...], datetime] = {}
         for happened in events:
             if trigger.posture != ServerPosture.Reactive or not trigger.covers(happened):
                 continue
             key = trigger.bucketing_key(happened)
+            if key in quiet and happened.occurred < quiet[key]:
+                continue  # it has acted within this time already
             if key not in seen and trigger.starts_after(happened.event):
                 seen[key] = -1  # what starts the count is not counted
             seen[key] += 1
             if trigger.meets_threshold(seen[key]):
                 found.append(automation.name.removeprefix(PREFIX))
                 del seen[key]
+                if not trigger.after:
+                    quiet[key] = happened.occurred + trigger.within
     return found
 
 
@@ -95,6 +101,13 @@ def test_a_crash_is_answered_once_and_given_up_at_the_cap(run_count, expected):
 )
 def test_a_run_that_never_begins_is_not_started_for_ever(counts, acting):
     assert told_by(*(event("Crashed", count) for count in counts)) == acting
+
+
+@pytest.mark.parametrize(("after_s", "times"), [(0.2, 1), (44, 1), (90, 2)])
+def test_one_death_of_which_two_tell_is_given_up_once(after_s, times):
+    """Prefect's worker says *Crashed* again when it has noticed itself; a Retry by hand that dies too is another death."""
+    last = event("Crashed", 4), event("Crashed", 4, after_s=after_s)
+    assert told_by(*last) == ["gave up"] * times
 
 
 def test_a_run_that_may_be_tried_once_is_given_up_when_it_never_began():
