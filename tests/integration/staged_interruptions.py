@@ -20,6 +20,7 @@ from ray_workers.adopting import base_fence, job_name
 from ray_workers.store.opening import StorageTarget
 from tests.integration.conftest import PrefectServer
 from tests.integration.harness import (
+    PATIENCE_S,
     PawlProcess,
     StoredRun,
     actors_of,
@@ -196,7 +197,8 @@ class StagedInterruption(Training):
 
     def grace_s(self) -> float:
         """Seconds for the last save, as soon as the flow has told them, or the job that it follows."""
-        told = wait_until(lambda: _TOLD.search(self.said()), what="the request")
+        patience_s = PATIENCE_S + LIMIT_S * LIMIT_AT_MOST  # a time limit must come first
+        told = wait_until(lambda: _TOLD.search(self.said()), patience_s, what="the request")
         return float(told[1])
 
     def resume(self) -> PawlProcess:
