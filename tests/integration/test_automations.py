@@ -161,7 +161,8 @@ def test_a_run_that_crashes_every_time_is_given_up_at_the_cap(deployed: Deployed
             lambda: [e for e in told(deployed) if e["resource"]["prefect.resource.name"] == "pawl: gave up"],
             PATIENCE_S, "the event of giving up",
         )  # fmt: skip
-    assert len(gave_up) == 1
+    # Prefect's server works an event off at least once: a second time when its database was busy.
+    assert len({e["related"][0]["prefect.resource.id"] for e in gave_up}) == 1
     assert deployed.flow_run()["state_name"] == "Crashed"
     assert deployed.flow_run()["run_count"] == 2
 
