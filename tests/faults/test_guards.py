@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.simulation.controls import CONTROLS, turns_red
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.long]
 
 
 @pytest.mark.parametrize("control", CONTROLS, ids=[c.guard.replace(" ", "-") for c in CONTROLS])

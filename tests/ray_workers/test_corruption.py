@@ -246,6 +246,7 @@ def test_bad_log_records_are_reported_as_damaged_slots(
         )  # a number that may have been given is not given again
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["middle byte", "deleted"])
 def test_a_cache_remembers_what_damaged_records_held_and_the_audit_reports_them(
     cached: Original, memory: Path, damage: str
