@@ -31,6 +31,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1200),
 ]
+REQUEST_S = 20.0
+"""So long a request of an upload may stay without an answer before it is sent again."""
 ROWS = Path(os.environ.get("PAWL_INTERRUPTIONS", "build/interruptions.jsonl"))
 
 
@@ -109,6 +111,16 @@ def assert_both_are_kept(training: StagedInterruption) -> None:
         assert training.held_s > training.grace_s()
         assert training.stored.steps() == [*BEFORE, IN_FLIGHT]
         assert training.steps_redone() == ASKED + 1 - IN_FLIGHT
+        return
+    if training.cell.stage is Stage.UPLOADING and training.stored.steps() == [*BEFORE, ASKED + 1]:
+        # Its request had lasted too long and was about to be sent again; the newer save was stored before that.
+        assert training.held_s > REQUEST_S
+        assert (
+            f"The save of step {IN_FLIGHT} was dropped: the save of step {ASKED + 1}"
+            in training.said()
+        )
+        assert training.interrupted_by() == [None, None, training.cell.asked.cause]
+        assert training.steps_redone() == 0
         return
     assert training.stored.steps() == [*BEFORE, IN_FLIGHT, ASKED + 1], training.said()
     assert training.interrupted_by() == [None, None, None, training.cell.asked.cause]
