@@ -25,11 +25,10 @@ from prefect.events.schemas.events import ResourceSpecification
 
 from deployments.own_prefect import HEARTBEAT_S
 from ray_workers.store.errors import InvalidInputError
+from tasks.run_identity import TAG
 
 __all__ = ["PREFIX", "TAG", "ComeBack", "automations"]
 
-TAG = "pawl"
-"""What marks a flow run as Pawl's: the tag of every deployment in prefect.yaml."""
 PREFIX = "pawl: "
 """Of the name of every automation made here; others are never touched."""
 
@@ -38,6 +37,9 @@ MIN_WAIT_S = 10
 """Prefect looks at waiting automations no oftener."""
 MIN_SILENCE_S = 3 * HEARTBEAT_S
 """Three heartbeats of the shortest kind that Prefect has."""
+
+MIN_STUCK_S = 60
+JOB_MAY_GO_ON = "If it trained as a Ray job, that may go on: stop it on Ray's dashboard."
 
 _SECOND = 2
 _REMEMBERED = timedelta(days=1)
@@ -87,6 +89,10 @@ class ComeBack:
             raise InvalidInputError(
                 f"A run may be taken for dead after {MIN_SILENCE_S} seconds of silence at the least: it beats every {HEARTBEAT_S}."
             )
+        if self.stuck_after_seconds < MIN_STUCK_S:
+            raise InvalidInputError(
+                f"A run may count as stuck after {MIN_STUCK_S} seconds at the least: its process or pod must first start."
+            )
 
     def wait_before(self, try_number: int) -> int:
         """Seconds from the crash to this try, from 2."""
@@ -100,7 +106,7 @@ def automations(rules: ComeBack, notify: ActionTypes | None = None) -> list[Auto
         _stuck("Pending", _STEPS_ON, ChangeFlowRunState(
             state=StateType.CRASHED, message="Taken by a worker, but never begun."), rules),
         _stuck("Cancelling", _ENDS, ChangeFlowRunState(
-            state=StateType.CANCELLED, message="Cancelled; nothing was left that could say so."), rules),
+            state=StateType.CANCELLED, message=f"Cancelled; nothing was left that could say so. {JOB_MAY_GO_ON}"), rules),
         *(_again(rules, number) for number in range(_SECOND, rules.max_runs + 1)),
         *_never_begins(rules),
         _gave_up(rules, notify or DoNothing()),

@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
+from deployments.named_storage import storage_at
+from ray_workers.policies.metric_mode import mode_of
 from ray_workers.store.attempts import read_run
 from ray_workers.store.errors import VersionGoneError
 from ray_workers.store.object_store import ObjectStore
-from ray_workers.store.opening import open_root
 from ray_workers.store.run_state import RunState, VersionState
 from ray_workers.store.versions import best_version, find_version, parse_reference
 
@@ -34,18 +35,25 @@ storage_option: Decorator = click.option(
     envvar="PAWL_STORAGE",
     default="./pawl-store",
     metavar="URL",
-    help="Folder or s3://bucket/prefix. Default: PAWL_STORAGE, else ./pawl-store.",
+    help="Folder, s3://bucket/prefix or pawl-storage/NAME. Default: PAWL_STORAGE, else ./pawl-store.",
 )
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 metric_option: Decorator = click.option(
     "--metric", default="loss", show_default=True, help="What RUN@best goes by."
 )
+
+
+def _mode(context: click.Context, _: click.Parameter, given: str | None) -> str | None:
+    """Click reads what was typed before what was not, so the metric is known when the mode is missing."""
+    metric = context.params.get("metric")
+    return mode_of(metric, given) if metric else given or "min"
+
+
 mode_option: Decorator = click.option(
     "--mode",
     type=click.Choice(["min", "max"]),
-    default="min",
-    show_default=True,
-    help="Whether a smaller or a larger metric is better.",
+    callback=_mode,
+    help="Whether a smaller or a larger metric is better. Default: min, if its name says that it is a loss or an error.",
 )
 
 
@@ -62,9 +70,9 @@ class Named:
 def named_version(
     reference: str, storage: str, *, metric: str = "loss", mode: str = "min"
 ) -> Named:
-    """Open the store and find the version. Raises as `parse_reference`, `open_root`, `find_version`."""
+    """Open the store and find the version. Raises as `parse_reference`, `storage_at`, `open_root`, `find_version`."""
     run, name = parse_reference(reference)
-    store = open_root(storage, create=False).store
+    store = storage_at(storage).open().store
     state = read_run(store, run)
     picker = best_version(store, run, metric=metric, mode=mode)
     return Named(store=store, run=run, state=state, version=find_version(state, name, best=picker))

@@ -18,6 +18,7 @@ from deployments.cli_options import (
     storage_option,
 )
 from deployments.example_command import command
+from deployments.named_storage import storage_at
 from deployments.progress_line import end_progress, tell_progress
 from deployments.text_tables import number_text, printable, rung_text, table
 from ray_workers.store.errors import InvalidInputError
@@ -68,8 +69,8 @@ def compare_command(
     from ray_workers.loading import open_version  # noqa: PLC0415
 
     full = [name if "@" in name else f"{name}@latest" for name in references]
-    by = {"metric": options["metric"], "mode": options["mode"]}
-    chosen = [open_version(reference, storage, **by) for reference in full]
+    by, target = {"metric": options["metric"], "mode": options["mode"]}, storage_at(storage)
+    chosen = [open_version(reference, target, **by) for reference in full]
     comparison = compare(chosen, weights=not options["no_weights"], tell=tell_progress)
     end_progress()
     if options["html_file"] is not None:

@@ -21,10 +21,12 @@ from pydantic import ValidationError
 
 from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
+from deployments.named_storage import storage_at
 from deployments.server_libraries import SERVER_LIBRARIES
 from deployments.text_tables import bytes_text, printable, table
 from ray_workers.config import Scaling
 from ray_workers.store.doctor import Finding, examine_storage
+from ray_workers.store.errors import PawlError
 
 __all__ = ["doctor_command"]
 
@@ -54,7 +56,7 @@ def doctor_command(*, ray_address: str | None, storage: str, as_json: bool) -> N
     Writes and removes small probe objects in an existing store. Ends with 1 if anything is bad; warnings do not count.
     """
     examined: list[Callable[[], Iterator[Finding]]] = [
-        _versions, lambda: _credentials(storage), lambda: examine_storage(storage), _shared_memory, _prefect,
+        _versions, lambda: _credentials(storage), lambda: _storage(storage), _shared_memory, _prefect,
         lambda: _ray(ray_address),
     ]  # fmt: skip
     findings = [finding for examine in examined for finding in examine()]
@@ -79,25 +81,41 @@ def _versions() -> Iterator[Finding]:
             yield Finding(what=library.name, level="bad", told=unfit)
 
 
+def _storage(storage: str) -> Iterator[Finding]:
+    try:
+        target = storage_at(storage)
+    except PawlError as error:
+        yield Finding(what="storage", level="bad", told=error.message)
+        return
+    yield from examine_storage(target.url, target.credentials)
+
+
 def _credentials(storage: str) -> Iterator[Finding]:
     """Whether they are there, never what they are; whether they serve is shown by reading the storage."""
     if not storage.startswith("s3://"):
         return
     named = [
         name
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ROLE_ARN")
+        for name in (
+            "AWS_ACCESS_KEY_ID",
+            "AWS_ROLE_ARN",
+            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        )
         if os.environ.get(name)
     ]
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "AWS")
     if named:
         told = f"{', '.join(named)} set, endpoint {endpoint.rpartition('@')[2]}"
         yield Finding(what="credentials", level="ok", told=told)
-    else:
-        yield Finding(
-            what="credentials",
-            level="warning",
-            told="no AWS variable is set: only an instance's own role can serve",
+        return
+    told = "no AWS variable is set: only an instance's own role can serve"
+    if os.environ.get("AWS_PROFILE"):
+        told = (
+            'AWS_PROFILE is set, and profiles are not read: eval "$(aws configure export-credentials --format env)" '
+            "puts their keys into the environment"
         )
+    yield Finding(what="credentials", level="warning", told=told)
 
 
 def _shared_memory() -> Iterator[Finding]:

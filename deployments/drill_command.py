@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from deployments.cli_options import storage_option
+from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
 from deployments.own_prefect import prepare_prefect
 from deployments.preflight import check_named
@@ -37,7 +37,10 @@ __all__ = ["drill_command"]
     help="Longest time from a worker's start to the end of its first step.",
 )  # fmt: skip
 @storage_option
-def drill_command(references: tuple[str, ...], *, storage: str, **options: Any) -> None:
+@json_option
+def drill_command(
+    references: tuple[str, ...], *, storage: str, as_json: bool, **options: Any
+) -> None:
     """Restore RUN[@V] on fresh workers, take one step, compare, and record it as restorable."""
     drilling = _drilling(len(references), options)
     for reference in references:
@@ -58,14 +61,16 @@ def drill_command(references: tuple[str, ...], *, storage: str, **options: Any) 
         code_dir=options["code_dir"],
         return_state=True,
     )
-    if state.is_completed():
-        click.echo(state.message)
-        return
-    failure = state.result(raise_on_failure=False)
+    passed = state.is_completed()
+    failure = None if passed else state.result(raise_on_failure=False)
     if isinstance(failure, PawlError):
         raise failure
-    click.echo(f"{state.name}: {state.message}", err=True)
-    raise SystemExit(1)
+    if as_json:
+        print_json({"passed": passed, "state": state.name, "message": state.message})
+    else:
+        click.echo(state.message if passed else f"{state.name}: {state.message}", err=not passed)
+    if not passed:
+        raise SystemExit(1)
 
 
 def _drilling(count: int, options: dict[str, Any]) -> Any:

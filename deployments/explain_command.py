@@ -8,11 +8,11 @@ import click
 
 from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
+from deployments.named_storage import storage_at
 from deployments.text_tables import brief, fine_seconds_text, pairs, printable
 from ray_workers.explaining import Interruption, interruptions
 from ray_workers.report_builder import build_report
 from ray_workers.store import keys
-from ray_workers.store.opening import open_root
 
 __all__ = ["explain_command", "explain_text"]
 
@@ -24,7 +24,7 @@ __all__ = ["explain_command", "explain_text"]
 def explain_command(run: str, *, storage: str, as_json: bool) -> None:
     """Explain every interruption of RUN: what ended the attempt, what was resumed and why, what it cost by phase."""
     keys.check_run_name(run)
-    found = interruptions(build_report(open_root(storage, create=False).store, run))
+    found = interruptions(build_report(storage_at(storage).open().store, run))
     if as_json:
         print_json([item.to_json() for item in found])
     else:

@@ -16,6 +16,7 @@ from deployments.cli_options import (
     storage_option,
 )
 from deployments.example_command import command
+from deployments.named_storage import storage_at
 from deployments.text_tables import bytes_text, printable
 
 __all__ = ["export_command"]
@@ -49,7 +50,9 @@ def export_command(
     from ray_workers.exporting import export_version  # noqa: PLC0415 - loads torch
     from ray_workers.loading import open_version  # noqa: PLC0415
 
-    stored = open_version(reference, storage, metric=options["metric"], mode=options["mode"])
+    stored = open_version(
+        reference, storage_at(storage), metric=options["metric"], mode=options["mode"]
+    )
     with _Bar(f"Reading {printable(stored.reference)}") as bar:
         done = export_version(stored, folder, kind, names=options["names"], tell=bar.tell)
     if done.left_out:

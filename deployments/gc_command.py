@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from deployments.cli_options import json_option, print_json, storage_option
+from deployments.cli_options import json_option, mode_option, print_json, storage_option
 from deployments.example_command import command
+from deployments.named_storage import storage_at
 from deployments.progress_line import end_progress, tell_progress
 from deployments.text_tables import bytes_text, counted
 from ray_workers.config import Retention
@@ -17,7 +18,6 @@ from ray_workers.store import keys
 from ray_workers.store.attempts import read_run, run_names, this_process
 from ray_workers.store.errors import InvalidInputError, PawlError
 from ray_workers.store.object_store import ObjectStore
-from ray_workers.store.opening import open_root
 from ray_workers.store.sweep import SweepReport, delete_run, sweep
 
 __all__ = ["delete_command", "gc_command"]
@@ -51,7 +51,7 @@ _FAILED = 1
 )
 @click.option("--keep-best", type=click.IntRange(1), help="Keep the best N versions by --metric.")
 @click.option("--metric", default="loss", show_default=True, help="Metric for --keep-best.")
-@click.option("--mode", type=click.Choice(["min", "max"]), default="min", show_default=True)
+@mode_option
 @click.option("--thin", help="Thin by age: 1h/1d,1d keeps one an hour for a day, one a day after.")
 @storage_option
 @json_option
@@ -72,7 +72,7 @@ def gc_command(
     """
     policy = policy_of(Retention(**rules))
     grace_s = parse_duration(grace)
-    store = open_root(storage, create=False).store
+    store = storage_at(storage).open().store
     answers, failed = [], False
     for name in _runs(store, run, every=every):
         try:
@@ -84,6 +84,7 @@ def gc_command(
             click.echo(f"{name}: {error.message}", err=True)
             answer, failed = {"run": name, "error": error.message}, True
         answers.append(answer)
+        failed = failed or (not dry_run and answer.get("blocked") is not None)
     if as_json:
         print_json(answers if every else answers[0])
     if failed:
@@ -98,7 +99,7 @@ def gc_command(
 def delete_command(run: str, *, yes: bool, storage: str, as_json: bool) -> None:
     """Give up RUN with all its versions and delete their bytes. Its log stays, and its name can be used again."""
     keys.check_run_name(run)
-    store = open_root(storage, create=False).store
+    store = storage_at(storage).open().store
     read_run(store, run)  # a name that is wrong is said before anybody confirms it
     if not yes:
         click.confirm(f"Delete every version of {run!r} for ever?", abort=True, err=as_json)

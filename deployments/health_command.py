@@ -9,6 +9,7 @@ import click
 
 from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
+from deployments.named_storage import storage_at
 from deployments.progress_line import end_progress, tell_progress
 from deployments.text_tables import (
     brief,
@@ -23,7 +24,6 @@ from ray_workers.health_facts import HealthReport, look_at_root
 from ray_workers.health_values import Objective, RunHealth
 from ray_workers.policies.retention import RetentionPolicy
 from ray_workers.storage_accounts import Storage
-from ray_workers.store.opening import open_root
 
 __all__ = ["health_command", "health_text"]
 
@@ -71,7 +71,7 @@ def health_command(*, storage: str, as_json: bool, **options: Any) -> None:
     """
     objective = _objective(options)
     keep = options["keep_last"]
-    store = open_root(storage, create=False).store
+    store = storage_at(storage).open().store
     report = look_at_root(
         store,
         objective,

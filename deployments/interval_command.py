@@ -6,11 +6,11 @@ import click
 
 from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
+from deployments.named_storage import storage_at
 from deployments.text_tables import pairs, printable
 from ray_workers.interval_account import account_of
 from ray_workers.interval_facts import read_history
 from ray_workers.store import keys
-from ray_workers.store.opening import open_root
 
 __all__ = ["interval_command"]
 
@@ -22,7 +22,7 @@ __all__ = ["interval_command"]
 def interval_command(run: str, *, storage: str, as_json: bool) -> None:
     """Explain the interval between saves of RUN: what was measured, how surely, and what follows."""
     keys.check_run_name(run)
-    account = account_of(read_history(open_root(storage, create=False).store, run))
+    account = account_of(read_history(storage_at(storage).open().store, run))
     if as_json:
         print_json(account.to_json())
     else:

@@ -11,6 +11,11 @@ from prefect.client.schemas.responses import DeploymentResponse
 __all__ = ["concurrency_of", "with_kept", "without_templates"]
 
 _ENV = "env"
+_WITHDRAWN = {
+    "train": {"limit": 4, "collision_strategy": "ENQUEUE"},
+    "promote": {"limit": 1, "collision_strategy": "ENQUEUE"},
+}
+"""Limits that an older `prefect.yaml` set: with one, Prefect ends a run when its server restarts, or while it is paused."""
 
 
 def with_kept(
@@ -18,7 +23,7 @@ def with_kept(
 ) -> dict[str, Any]:
     """The file's `entry` as it is to be deployed over `found`.
 
-    The user's are the values of parameters, the concurrency limit, the work queue, whether the deployment is paused, and
+    The user's are the values of parameters, the concurrency limit or that there is none, the work queue, whether the deployment is paused, and
     every schedule: none is deployed again. What the file names and the server lacks is added. In `job_variables` the file
     wins, because Pawl's automations build on the heartbeat set there; what else the user put there stays.
 
@@ -31,8 +36,8 @@ def with_kept(
     parameters = {**(entry.get("parameters") or {}), **found.parameters}
     merged["parameters"] = {name: value for name, value in parameters.items() if name in known}
     merged["paused"] = found.paused
-    if (limit := concurrency_of(found)) is not None:
-        merged["concurrency_limit"] = limit
+    limit = concurrency_of(found)
+    merged["concurrency_limit"] = None if limit == _WITHDRAWN.get(entry["name"]) else limit
     merged["work_pool"] = _pool(entry.get("work_pool") or {}, found)
     return merged
 

@@ -9,11 +9,11 @@ import click
 
 from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
+from deployments.named_storage import storage_at
 from deployments.text_tables import moment, printable
 from ray_workers.store import keys
 from ray_workers.store.attempts import read_run
 from ray_workers.store.catalog import attempt_numbers
-from ray_workers.store.opening import open_root
 from ray_workers.store.run_listing import list_runs
 from ray_workers.store.run_state import AttemptState, RunState, VersionState
 
@@ -36,7 +36,7 @@ Fork = tuple[str, int]
 def lineage_command(run: str, *, storage: str, as_json: bool) -> None:
     """Draw the attempts of RUN, what each committed, where it resumed, and the runs forked from it."""
     keys.check_run_name(run)
-    store = open_root(storage, create=False).store
+    store = storage_at(storage).open().store
     state = read_run(store, run)
     forks = [
         (entry.run, entry.state.origin.version.number)

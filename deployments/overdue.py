@@ -12,7 +12,7 @@ from uuid import UUID
 
 from prefect.client.schemas.objects import StateType
 
-from deployments.automations import ComeBack
+from deployments.automations import JOB_MAY_GO_ON, ComeBack
 
 __all__ = ["LOOK_BACK", "Overdue", "SeenRun", "Step"]
 
@@ -70,7 +70,10 @@ class Overdue:
             return self._crashed(run, "Taken by a worker, but never begun.")
         if run.state == StateType.CANCELLING and age > self._stuck_after:
             return (
-                Step(state=StateType.CANCELLED, message="Cancelled; nobody was left to say so."),
+                Step(
+                    state=StateType.CANCELLED,
+                    message=f"Cancelled; nobody was left to say so. {JOB_MAY_GO_ON}",
+                ),
             )
         if run.state == StateType.CRASHED and self._wait(run) < age < LOOK_BACK:
             return self._again(run)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deployments.cli_options import named_version
+from deployments.named_storage import is_block
 from ray_workers.store.attempts import read_run
 from ray_workers.store.errors import RetryableError
 from ray_workers.store.keys import check_run_name
@@ -20,7 +21,6 @@ from ray_workers.store.versions import parse_reference
 __all__ = ["check_named", "check_training"]
 
 _DEFAULT = "./pawl-store"
-_BLOCK = "pawl-storage/"
 
 
 def check_training(parameters: Mapping[str, Any]) -> None:
@@ -81,4 +81,4 @@ def check_named(
 
 def _readable_place(storage: str | None) -> StorageTarget | None:
     wanted = storage or os.environ.get("PAWL_STORAGE") or _DEFAULT
-    return None if wanted.startswith(_BLOCK) else StorageTarget(wanted)
+    return None if is_block(wanted) else StorageTarget(wanted)

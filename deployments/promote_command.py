@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from deployments.cli_options import json_option, print_json, storage_option
+from deployments.cli_options import json_option, mode_option, print_json, storage_option
 from deployments.example_command import command
 from deployments.own_prefect import prepare_prefect
 from deployments.preflight import check_named
@@ -40,7 +40,7 @@ _CANCELLED = 3
     show_default=True,
     help="What RUN@best goes by, and compared with the version that has the tag; '' for none.",
 )
-@click.option("--mode", type=click.Choice(["min", "max"]), default="min", show_default=True)
+@mode_option
 @click.option("--threshold", type=float, help="The metric must be at least as good as this.")
 @click.option(
     "--allowed-regression",

@@ -17,6 +17,7 @@ from deployments.cli_options import (
     storage_option,
 )
 from deployments.example_command import command
+from deployments.named_storage import storage_at
 from deployments.progress_line import end_progress, tell_progress
 from deployments.read_texts import audit_text, entry_text, runs_text, versions_text
 from ray_workers.store import keys
@@ -24,7 +25,6 @@ from ray_workers.store.attempts import run_names
 from ray_workers.store.audit import audit_run
 from ray_workers.store.catalog import VersionCatalog, version_rows
 from ray_workers.store.errors import DamageError, InvalidInputError, MissingError
-from ray_workers.store.opening import open_root
 from ray_workers.store.run_listing import list_runs
 from ray_workers.store.run_state import VersionState
 from ray_workers.store.versions import parse_reference
@@ -39,7 +39,7 @@ _DAMAGED = 1
 @json_option
 def runs_command(*, storage: str, as_json: bool) -> None:
     """List the runs of a store."""
-    root = open_root(storage, create=False)
+    root = storage_at(storage).open()
     entries = list_runs(root.store)
     if as_json:
         print_json([entry.to_json() for entry in entries])
@@ -60,7 +60,7 @@ def runs_command(*, storage: str, as_json: bool) -> None:
 def versions_command(run: str, *, last: int | None, storage: str, as_json: bool) -> None:
     """List the versions of RUN, oldest first."""
     keys.check_run_name(run)
-    entries = version_rows(open_root(storage, create=False).store, run)[-(last or 0) :]
+    entries = version_rows(storage_at(storage).open().store, run)[-(last or 0) :]
     if as_json:
         print_json([entry.to_json() for entry in entries])
     else:
@@ -124,7 +124,7 @@ def verify_command(
         named = named_version(reference, storage, metric=metric, mode=mode)
         store, chosen = named.store, [readable(run, named.version)]
     else:
-        store = open_root(storage, create=False).store
+        store = storage_at(storage).open().store
     report = audit_run(store, run, chosen, tell=tell_progress)
     end_progress()
     if as_json:
@@ -137,7 +137,7 @@ def verify_command(
 
 def _verify_all(storage: str, *, as_json: bool) -> None:
     """One run that cannot be read does not hide the others."""
-    store = open_root(storage, create=False).store
+    store = storage_at(storage).open().store
     answers: list[dict[str, Any]] = []
     for run in run_names(store):
         try:

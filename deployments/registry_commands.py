@@ -10,6 +10,7 @@ import click
 
 from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
+from deployments.named_storage import storage_at
 from deployments.progress_line import end_progress, tell_progress
 from deployments.text_tables import (
     bytes_text,
@@ -22,7 +23,6 @@ from deployments.text_tables import (
 )
 from ray_workers.store.errors import InvalidInputError, StoreRefusedError
 from ray_workers.store.object_store import ObjectStore
-from ray_workers.store.opening import open_root
 
 if TYPE_CHECKING:
     from ray_workers.store.registry import Refreshed
@@ -56,7 +56,7 @@ def refresh_command(runs: tuple[str, ...], *, storage: str, as_json: bool) -> No
 @json_option
 def rebuild_command(*, storage: str, as_json: bool) -> None:
     """Make the registry anew from the logs and manifests alone. Files of runs that are not there any more go."""
-    _drop_lost(open_root(storage, create=False).store)
+    _drop_lost(storage_at(storage).open().store)
     _refresh((), storage, as_json=as_json, anew=True)
 
 
@@ -66,13 +66,13 @@ def path_command(*, storage: str) -> None:
     """Print where the dataset is, for other programs."""
     from ray_workers.store.registry import REGISTRY_PREFIX  # noqa: PLC0415 - loads pyarrow
 
-    click.echo(f"{open_root(storage, create=False).url}/{REGISTRY_PREFIX.rstrip('/')}")
+    click.echo(f"{storage_at(storage).open().url}/{REGISTRY_PREFIX.rstrip('/')}")
 
 
 def _refresh(runs: Sequence[str], storage: str, *, as_json: bool, anew: bool) -> None:
     from ray_workers.store.registry import refresh_all, refresh_run  # noqa: PLC0415 - loads pyarrow
 
-    store = open_root(storage, create=False).store
+    store = storage_at(storage).open().store
     if runs:
         done = tuple(refresh_run(store, run, anew=anew) for run in runs)
     else:
@@ -136,7 +136,7 @@ def search_command(
 
     if not condition.strip():
         raise InvalidInputError("The condition is empty; 'true' finds every version.")
-    store = open_root(storage, create=False).store
+    store = storage_at(storage).open().store
     if not stale:
         _bring_up(store)
     found = search(read_registry(store), condition, order=sort, limit=limit)

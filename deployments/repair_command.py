@@ -6,10 +6,10 @@ import click
 
 from deployments.cli_options import json_option, print_json, storage_option
 from deployments.example_command import command
+from deployments.named_storage import storage_at
 from deployments.progress_line import end_progress, tell_progress
 from ray_workers.store import keys
 from ray_workers.store.attempts import this_process
-from ray_workers.store.opening import open_root
 from ray_workers.store.repair import plan_repair, repair
 
 __all__ = ["repair_command"]
@@ -39,7 +39,7 @@ def repair_command(
     A damaged slot of the log stops all deleting until it is noted as seen: tag again first what its record may have tagged.
     """
     keys.check_run_name(run)
-    store = open_root(storage, create=False).store
+    store = storage_at(storage).open().store
     plan = plan_repair(store, run, release=release, tell=tell_progress)
     end_progress()
     done = repair(store, plan, by=this_process(), lost={"note": note}) if carry_out else ()

@@ -43,6 +43,11 @@ class BlockWishes:
 
     storage: str | None = None
     cluster: str | None = None
+    if_missing: bool = False
+    """Leave one that is there as it is in any case."""
+
+    def overwrites(self, wish: str | None) -> bool:
+        return bool(wish) and not self.if_missing
 
 
 def set_up(
@@ -108,10 +113,14 @@ def _pieces(
         BlockType(block=PawlStorage),
         BlockType(block=PawlCluster),
         BlockDocument(
-            block=_storage_block(blocks.storage), document="main", overwrite=bool(blocks.storage)
+            block=_storage_block(blocks.storage),
+            document="main",
+            overwrite=blocks.overwrites(blocks.storage),
         ),
         BlockDocument(
-            block=_cluster_block(blocks.cluster), document="main", overwrite=bool(blocks.cluster)
+            block=_cluster_block(blocks.cluster),
+            document="main",
+            overwrite=blocks.overwrites(blocks.cluster),
         ),
         WorkPool(),
         AutomationSet(wanted=wanted),
@@ -181,6 +190,7 @@ def _remember(
         "max_runs": options["max_runs"],
         "backoff_seconds": _seconds(options["backoff"]),
         "lost_after_seconds": options["lost_after"],
+        "stuck_after_seconds": options["stuck_after"],
         "notify": "" if options["notify"] == "none" else options["notify"],
         "project": options["project"],
     }

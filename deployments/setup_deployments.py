@@ -135,6 +135,8 @@ def _settle(
                 for schedule in absent
             ],
         )
+    if entry["concurrency_limit"] is None and found.global_concurrency_limit is not None:
+        client.update_deployment(found.id, DeploymentUpdate(concurrency_limit=None))
     if _deployable(entry) != entry:
         client.update_deployment(
             found.id,

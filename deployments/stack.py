@@ -29,6 +29,7 @@ _START_LIMIT_S = 240.0
 _END_LIMIT_S = 20.0
 _ANSWER_LIMIT_S = 60.0
 _HERE = {"127.0.0.1", "localhost"}
+_LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 _STORAGE_BLOCK = "/block_types/slug/pawl-storage/block_documents/name/main"
 _started: dict[int, subprocess.Popen[bytes]] = {}
 """By this process, which is their parent and must reap them."""
@@ -163,7 +164,11 @@ class LocalStack:
             refuse_unfit()
             part.start(
                 [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)],
-                {**self._env(), "PREFECT_UI_API_URL": self.api_url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"},
+                {
+                    **self._env(), "PREFECT_UI_API_URL": self.api_url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+                    # In memory they end with the server, and Prefect then ends every run of a deployment with a limit.
+                    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
+                },
                 self.project,
             )  # fmt: skip
         self._wait(part, self._answers)

@@ -17,12 +17,12 @@ from deployments.cli_options import (
     storage_option,
 )
 from deployments.example_command import command
+from deployments.named_storage import storage_at
 from deployments.text_tables import moment, printable, rung_text, table
 from ray_workers.store import keys
 from ray_workers.store.attempts import read_run, this_process
 from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.log import RunLog
-from ray_workers.store.opening import open_root
 from ray_workers.store.run_state import RunState, VersionState
 from ray_workers.store.tags import (
     ANY_HOLDER,
@@ -96,7 +96,7 @@ def untag_command(run: str, name: str, *, storage: str, force: bool, as_json: bo
     """Take the tag NAME off."""
     if not force:
         refuse_protected(name, protected_tags())
-    store = open_root(storage, create=False).store
+    store = storage_at(storage).open().store
     read_run(store, run)
     log = RunLog(store, keys.check_run_name(run), by=this_process(), patience_s=_PATIENCE_S)
     move = move_tag(log, name, None)
@@ -114,7 +114,7 @@ def untag_command(run: str, name: str, *, storage: str, force: bool, as_json: bo
 def tags_command(run: str, *, storage: str, history: bool, as_json: bool) -> None:
     """List the tags of RUN, or with --history how they moved."""
     keys.check_run_name(run)
-    store = open_root(storage, create=False).store
+    store = storage_at(storage).open().store
     state = read_run(store, run)
     if history:
         moves = tag_history(store, run)

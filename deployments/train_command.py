@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
+from deployments.cli_options import mode_option
 from deployments.example_command import command
 from deployments.own_prefect import prepare_prefect, start_prefects_server
 from deployments.preflight import check_training
-from ray_workers.store.errors import InvalidInputError, PawlError
+from deployments.train_parameters import train_parameters
+from ray_workers.store.errors import PawlError
 
 __all__ = ["train_command"]
 
@@ -79,8 +80,18 @@ _TERMINATED = 143
 @click.option(
     "--keep-every-steps", type=int, help="Retention: keep versions at multiples of N steps."
 )
+@click.option(
+    "--keep-every-epochs",
+    type=int,
+    help="Retention: keep the version at the end of every N epochs.",
+)
 @click.option("--keep-best", type=int, help="Retention: keep the best N versions by --metric.")
 @click.option("--metric", help="Metric for --keep-best (default loss).")
+@mode_option
+@click.option(
+    "--thin",
+    help="Retention by age: 1h/1d,1d keeps one an hour for a day, one a day after.",
+)
 @click.option(
     "--required",
     help="Rung a resume point must have: committed, verified, sound or restorable (default sound).",
@@ -91,6 +102,14 @@ _TERMINATED = 143
 @click.option(
     "--check", "checks", multiple=True, help="module:function of a check of your own; repeatable."
 )
+@click.option(
+    "--option",
+    "-o",
+    "fields",
+    multiple=True,
+    metavar="GROUP.FIELD=VALUE",
+    help="Any other field of scaling, saving, validation or retention, as in saving.buffers=1; repeatable.",
+)
 @click.option("--resume", default="auto", show_default=True, help="auto, never, or RUN@VERSION.")
 @click.option(
     "--takeover", is_flag=True, help="End another attempt that still trains under this run name."
@@ -99,19 +118,16 @@ _TERMINATED = 143
 @click.option(
     "--retries", type=click.IntRange(min=0), help="In-process retries after a failure (default 3)."
 )
-def train_command(
-    entrypoint: str, settings: tuple[str, ...], config_file: Path | None, **options: Any
-) -> None:
+def train_command(entrypoint: str, **options: Any) -> None:
     """Train ENTRYPOINT (module:function), saving as it goes and resuming what was there."""
-    config = {**_read_config(config_file), **dict(_setting(text) for text in settings)}
-    parameters = _parameters(entrypoint, config, options)
+    parameters = train_parameters(entrypoint, options)
     check_training(parameters)
     prepare_prefect()
     try:
         with _sigterm_exits():
             code = _run_flow(parameters, retries=options["retries"])
     except (KeyboardInterrupt, SystemExit) as interruption:
-        _say_how_to_resume()
+        _say_how_to_resume(parameters)
         terminated = isinstance(interruption, SystemExit) and interruption.code == _TERMINATED
         raise SystemExit(_TERMINATED if terminated else _INTERRUPTED) from None
     raise SystemExit(code)
@@ -157,118 +173,29 @@ def _run_flow(parameters: dict[str, Any], *, retries: int | None) -> int:
         raise error
     click.echo(f"{state.name}: {state.message}", err=True)
     if not isinstance(error, Exception):
-        _say_how_to_resume()
+        _say_how_to_resume(parameters)
     return 1
 
 
-def _parameters(entrypoint: str, config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    from ray_workers.config import (  # noqa: PLC0415 - pydantic, for train alone
-        Retention,
-        Saving,
-        Scaling,
-        Validation,
-        check_training_config,
-    )
-
-    def given(**named: Any) -> dict[str, Any]:
-        return {name: value for name, value in named.items() if value is not None}
-
-    try:
-        return {
-            "entrypoint": entrypoint,
-            # Checked here too: Prefect keeps and shows the parameters of a flow run, even of one that is refused.
-            "config": check_training_config(config),
-            "run": options["run"],
-            "storage": _checked_storage(options["storage"]),
-            "scaling": Scaling(
-                **given(
-                    workers=options["workers"],
-                    max_workers=options["max_workers"],
-                    cpus_per_worker=options["cpus_per_worker"],
-                    gpus_per_worker=options["gpus_per_worker"],
-                    ray_address=options["ray_address"],
-                    on_changed_workers=options["on_changed_workers"],
-                    hung_after_seconds=options["hung_after"],
-                )
-            ),
-            "saving": Saving(
-                **given(
-                    every_steps=options["every_steps"],
-                    every_epochs=options["every_epochs"],
-                    every_seconds=options["every_seconds"],
-                    interval=options["interval"],
-                    grace_seconds=options["grace"],
-                    time_limit_seconds=options["time_limit"],
-                )
-            ),
-            "validation": Validation(
-                **given(
-                    required=options["required"],
-                    probe=options["probe"],
-                    checks=options["checks"],
-                )
-            ),
-            "retention": Retention(
-                **given(
-                    keep_last=options["keep_last"],
-                    keep_every_steps=options["keep_every_steps"],
-                    keep_best=options["keep_best"],
-                    metric=options["metric"],
-                )
-            ),
-            "resume": options["resume"],
-            "takeover": options["takeover"],
-            "code_dir": options["code_dir"],
-        }
-    except ValueError as error:
-        raise InvalidInputError(_first_problem(error)) from None
-
-
-def _checked_storage(storage: str | None) -> str | None:
-    """As given. Raises `InvalidInputError` for a URL with keys in it, which would be shown as a parameter."""
-    from ray_workers.store.opening import normalise_url  # noqa: PLC0415 - for train alone
-
-    if storage is not None:
-        normalise_url(storage)
-    return storage
-
-
-def _first_problem(error: ValueError) -> str:
-    """One sentence of what pydantic found."""
-    problems: list[dict[str, Any]] = getattr(error, "errors", list)()
-    if not problems:
-        return str(error)
-    first = problems[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if not name:  # a rule between several values
-        return f"{first['msg'].removeprefix('Value error, ')}."
-    return f"The value {first.get('input')!r} for {name} cannot be used: {first['msg']}."
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise InvalidInputError(
-            "A --set is not of the form KEY=VALUE: it lacks the '=' or the key."
-        )
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
-
-
-def _read_config(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(f"The configuration file {path} cannot be read: {error}.") from None
-    if not isinstance(config, dict):
-        raise InvalidInputError(f"The configuration file {path} must hold a JSON object.")
-    return config
-
-
-def _say_how_to_resume() -> None:
-    again = shlex.join(["pawl", *sys.argv[1:]])
+def _say_how_to_resume(parameters: Mapping[str, Any]) -> None:
+    words = sys.argv[1:]
+    if _goes_back(parameters["run"], parameters["resume"]):
+        words = _without_resume(words)
+    again = shlex.join(["pawl", *words])
     click.echo(f"\nStopped. What was committed is kept. To resume:\n\n    {again}\n", err=True)
+
+
+def _goes_back(run: str | None, resume: str) -> bool:
+    """Whether the same line once more would give up what was committed since: it starts over, or from a version of this run."""
+    return resume == "never" or (run is not None and resume.startswith(f"{run}@"))
+
+
+def _without_resume(words: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    left = iter(words)
+    for word in left:
+        if word == "--resume":
+            next(left, None)
+        elif not word.startswith("--resume="):
+            kept.append(word)
+    return kept

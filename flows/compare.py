@@ -26,7 +26,7 @@ def compare(
 
     Args:
         versions: Two or more of RUN@N, RUN@TAG, RUN@latest, RUN@sound, RUN@best.
-        storage: Folder or s3://bucket/prefix. Empty: PAWL_STORAGE, else ./pawl-store.
+        storage: Folder, s3://bucket/prefix, or a storage block as pawl-storage/NAME. Empty: PAWL_STORAGE, else ./pawl-store.
         weights: Also measure the distance of every layer; reads all weights.
         html_file: Also write the page as one HTML file here.
         metric: What RUN@best goes by.

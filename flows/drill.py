@@ -8,6 +8,7 @@ from prefect.states import Completed, Failed
 
 from ray_workers.config import Drilling, Validation
 from tasks.drilling import carry_out_drills, plan_drills, publish_drills
+from tasks.scheduled import with_deployed
 
 __all__ = ["drill"]
 
@@ -35,7 +36,7 @@ def drill(
         cluster: Name of a cluster block, as in pawl-cluster/main, instead of an address.
         code_dir: The project folder that holds the entrypoint. Empty: the current folder.
     """
-    plan = plan_drills(locals())
+    plan = plan_drills(with_deployed(locals()))
     report = carry_out_drills(plan)
     publish_drills(report)
     return Failed(message=report.headline) if report.failed else Completed(message=report.headline)

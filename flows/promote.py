@@ -26,7 +26,7 @@ def promote(
     Args:
         version: RUN@N, RUN@TAG, RUN@latest, RUN@sound or RUN@best.
         tag: The tag to move; protected tags move this way.
-        storage: Folder or s3://bucket/prefix. Empty: PAWL_STORAGE, else ./pawl-store.
+        storage: Folder, s3://bucket/prefix, or a storage block as pawl-storage/NAME. Empty: PAWL_STORAGE, else ./pawl-store.
         gate: What the version must satisfy, and whether a person is asked.
     """
     promotion = pass_gate(version, tag, storage, gate)

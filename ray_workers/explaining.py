@@ -43,7 +43,7 @@ _MEASURED = {
 
 
 ENDINGS = (
-    "exception", "worker lost", "node lost", "cluster lost", "saves failed", "cancelled", "Ctrl-C", "SIGTERM", "time limit",
+    "exception", "worker lost", "node lost", "cluster lost", "saves failed", "cancelled", "Ctrl-C", "SIGTERM", "ended by Prefect", "time limit",
     "preempted", "resized", "crash", "actor restarted", "completed",
 )  # fmt: skip
 """*worker lost*: a rank's process died, or the others lost the connection to it. *crash*: the end was not recorded."""

@@ -53,11 +53,17 @@ from tasks.run_identity import (
     forbid_retries,
     mark_crashed,
     put_back_retries,
+    slow_heart,
     who_trains,
 )
 from tasks.scheduled import with_deployed
 
 __all__ = ["Attempt", "TrainRequest", "describe_request", "take_fence"]
+
+_SLOW_HEART = (
+    "This flow run gives Prefect %s, and Pawl's automations call a run with the tag pawl dead after 150 "
+    "seconds of silence: set PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30 in the deployment's job variables (env)."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +157,8 @@ def describe_request(values: Mapping[str, Any]) -> TrainRequest:
         forbid_retries(identity)
         raise
     announce_schedule(request.run, identity)
+    if (beat_s := slow_heart()) is not None:
+        get_run_logger().warning(_SLOW_HEART, beat_s)
     for line in shadowed_packages(code_dir):
         get_run_logger().warning(line)
     return request

@@ -44,8 +44,11 @@ class DrillReport:
             text += f", the slowest in {slowest:.1f} s"
         if self.undone:
             text += f"; {len(self.undone)} could not be made"
-        bad = next((one for one in self.outcomes if not one.passed), None)
-        return text if bad is None else f"{text}. {bad.run}@{bad.number}: {bad.reason}"
+        troubles = [
+            f"{one.run}@{one.number}: {one.reason}" for one in self.outcomes if not one.passed
+        ]
+        troubles += [f"{one.run}: {one.reason}" for one in self.undone]
+        return f"{text}. {troubles[0]}" if troubles else text
 
 
 def drill_page(report: DrillReport) -> str:

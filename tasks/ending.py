@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefect.client.schemas.objects import State
-from prefect.exceptions import Abort
+from prefect.exceptions import Abort, TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed
 
@@ -139,8 +139,10 @@ def _outcome(attempt: Attempt, error: BaseException) -> tuple[str, str]:
         return "failed", _with_its_place(error)
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", "Ctrl-C"
-    cancelled = is_being_cancelled(attempt.request.identity)
-    return "interrupted", "cancelled" if cancelled else f"SIGTERM ({type(error).__name__})"
+    if is_being_cancelled(attempt.request.identity):
+        return "interrupted", "cancelled"
+    told = "SIGTERM" if isinstance(error, TerminationSignal | SystemExit) else "ended by Prefect"
+    return "interrupted", f"{told} ({type(error).__name__})"
 
 
 def _with_its_place(error: Exception) -> str:

@@ -21,6 +21,7 @@ _WHAT = {
     "cancelled": "was cancelled or signalled",
     "Ctrl-C": "was stopped with Ctrl-C",
     "SIGTERM": "was told to end by its machine (SIGTERM)",
+    "ended by Prefect": "was ended by Prefect, as when its server restarts and a concurrency limit's lease is lost",
     "time limit": "came to its time limit",
     "preempted": "was preempted",
     "resized": "saved, to go on with more workers",

@@ -17,6 +17,7 @@ from prefect.client.schemas.sorting import LogSort
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
 from ray_workers.store.attempts import process_lives_here, this_process
@@ -38,11 +39,16 @@ __all__ = [
     "put_back_retries",
     "running_for_s",
     "scheduled_run",
+    "slow_heart",
     "unannounced_start",
     "who_trains",
 ]
 
 LOG_LINES = 1000
+TAG = "pawl"
+"""What marks a flow run as one that the automations look after."""
+_SLOWEST_BEAT_S = 50
+"""A third of the silence after which it is taken for dead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +179,14 @@ def as_scheduled(found: FlowRun) -> Scheduled | None:
         except ObjectNotFound:  # it was deleted since
             return None
     return Scheduled(given=found.parameters, deployed=deployment.parameters)
+
+
+def slow_heart() -> str | None:
+    """How often the calling flow run gives a sign of life, if that is too seldom for one that automations watch over."""
+    beat_s = get_current_settings().flows.heartbeat_frequency
+    if TAG not in (flow_run.tags or []) or (beat_s is not None and beat_s <= _SLOWEST_BEAT_S):
+        return None
+    return "no sign of life" if beat_s is None else f"a sign of life every {beat_s} seconds"
 
 
 def unannounced_start(identity: RunIdentity) -> UUID | None:

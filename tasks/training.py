@@ -18,6 +18,7 @@ from tasks.events import tell_prefect
 from tasks.failure_history import failures_elsewhere
 from tasks.lineage import LineagePublisher
 from tasks.progress import ProgressBar
+from tasks.retention import retention_while_training
 from tasks.run_identity import running_for_s
 from tasks.stacks_page import publish_stacks
 from tasks.telling import Telling
@@ -69,8 +70,9 @@ def run_training(attempt: Attempt, resume: ResumePoint | None) -> None:
     with (
         Telling(_sender(attempt)) as sending,
         Telling(_shower(attempt, publisher, ProgressBar(attempt))) as showing,
+        Telling(retention_while_training(attempt)) as retaining,
     ):
-        tell = _teller(sending.put, showing.put)
+        tell = _teller(sending.put, showing.put, retaining.put)
         if request.job_wish is None:
             train(job, on_event=tell)
         else:

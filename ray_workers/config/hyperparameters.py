@@ -27,6 +27,9 @@ _SECRET_PAIRS = {
 }
 
 
+_URL_WITH_PASSWORD = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://[^/?#@\s]*:[^/?#@\s]+@")
+
+
 def check_training_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The user's hyperparameters, checked: JSON values only, and nothing that looks like a secret.
 
@@ -47,6 +50,11 @@ def _checked(value: Any, path: str, key: str) -> Any:
             f"The configuration value {path!r} is, or is named like, a secret. Hyperparameters are stored with every "
             "version and shown in the UI. Put the secret into a Prefect Secret block, or into the workers' "
             "environment, and load it inside the training loop."
+        )
+    if isinstance(value, str) and _URL_WITH_PASSWORD.match(value):
+        raise InvalidInputError(
+            f"The configuration value {path!r} is a URL with a password in it. Hyperparameters are stored with every version "
+            "and shown in the UI. Leave the password out of it, and load it inside the training loop."
         )
     if isinstance(value, Mapping):
         return {str(k): _checked(v, f"{path}.{k}", str(k)) for k, v in value.items()}

@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ray_workers.config.settings import Settings
+from ray_workers.policies.metric_mode import mode_of
+from ray_workers.store.errors import InvalidInputError
 
 __all__ = ["Retention"]
 
@@ -42,6 +44,18 @@ class Retention(Settings):
 
     @model_validator(mode="after")
     def _names_a_metric(self) -> Retention:
-        if self.keep_best is not None and not self.metric:
+        if self.keep_best is None:
+            return self
+        if not self.metric:
             raise ValueError("keep_best needs the name of a metric")
+        if "mode" not in self.model_fields_set:
+            _check_loss(self.metric)
         return self
+
+
+def _check_loss(metric: str) -> None:
+    """By default the smallest is the best, which of another metric than a loss would keep the worst."""
+    try:
+        mode_of(metric, None)
+    except InvalidInputError as error:
+        raise ValueError(error.message) from None

@@ -70,13 +70,13 @@ _BROKEN_GROUP = re.compile(
 
 _ASKED = {
     "ctrl-c": "Ctrl-C", "sigterm": "SIGTERM", "time limit": "time limit", "node draining": "preempted",
-    "preempted": "preempted", "resize": "resized",
+    "preempted": "preempted", "resize": "resized", "ended by prefect": "ended by Prefect",
 }  # fmt: skip
 """How the reason of an interrupted attempt begins, and what it is called."""
 
 
 def asked_by(reason: str | None) -> str:
-    """What an interrupted attempt was ended by, by its reason: `Ctrl-C`, `SIGTERM`, `time limit`, `preempted`, `resized` or `cancelled`."""
+    """What an interrupted attempt was ended by, by its reason: a value of `_ASKED`, or `cancelled`."""
     text = (reason or "").lower()
     return next((what for word, what in _ASKED.items() if text.startswith(word)), "cancelled")
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ray_workers.store.clock import epoch_seconds
+from ray_workers.store.credentials import S3Credentials
 from ray_workers.store.errors import MissingError, PawlError
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.opening import open_root, open_store
@@ -30,11 +31,11 @@ class Finding:
         return asdict(self)
 
 
-def examine_storage(url: str) -> Iterator[Finding]:
+def examine_storage(url: str, credentials: S3Credentials | None = None) -> Iterator[Finding]:
     """Reached, readable, creates atomically, clocks agree. The first that is bad is the last."""
     try:
-        store = open_store(url)
-        root = open_root(url, create=False)
+        store = open_store(url, credentials=credentials)
+        root = open_root(url, create=False, credentials=credentials)
     except MissingError:
         yield Finding(
             what="storage",

@@ -31,6 +31,10 @@ class Server:
         self.updates: list[Any] = []
         self.schedules: list[Any] = []
 
+    def limit(self, name: str, limit: int, strategy: str) -> None:
+        """As a user sets it."""
+        self.found[name] = self.found[name].model_copy(update=limited(limit, strategy))
+
     def read_deployment_by_name(self, name: str) -> DeploymentResponse:
         try:
             return self.found[name.partition("/")[2]]
@@ -46,22 +50,28 @@ class Server:
 
 def deployed(entry: dict[str, Any]) -> DeploymentResponse:
     """As the server has it after the file was deployed for the first time."""
-    flow, limit = load_flow(entry["entrypoint"]), entry["concurrency_limit"]
+    flow, limit = load_flow(entry["entrypoint"]), entry.get("concurrency_limit")
     return DeploymentResponse(
         id=uuid4(), flow_id=uuid4(), name=entry["name"], labels={}, entrypoint=entry["entrypoint"], tags=entry["tags"],
         description=entry["description"], parameters=entry["parameters"], pull_steps=HERE,
         parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
         work_pool_name="pawl", work_queue_name="default", job_variables=entry["work_pool"]["job_variables"],
-        global_concurrency_limit=GlobalConcurrencyLimitResponse(
-            id=uuid4(), created=None, updated=None, active=True, name="x", limit=limit["limit"], active_slots=0,
-            slot_decay_per_second=0,
-        ),
-        concurrency_options=ConcurrencyOptions(collision_strategy=limit["collision_strategy"]),
+        **({} if limit is None else limited(limit["limit"], limit["collision_strategy"])),
         schedules=[
             DeploymentSchedule(schedule=CronSchedule(cron=each["cron"]), active=True, slug=each["slug"])
             for each in entry.get("schedules", [])
         ],
     )  # fmt: skip
+
+
+def limited(limit: int, strategy: str) -> dict[str, Any]:
+    return {
+        "global_concurrency_limit": GlobalConcurrencyLimitResponse(
+            id=uuid4(), created=None, updated=None, active=True, name="x", limit=limit, active_slots=0,
+            slot_decay_per_second=0,
+        ),
+        "concurrency_options": ConcurrencyOptions(collision_strategy=strategy),
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -100,9 +110,8 @@ def test_what_a_user_sets_is_no_drift(file, server, deploys):
     maintain.schedules[0].active = False
     maintain.schedules[0].schedule = CronSchedule(cron="0 5 * * *")
     drill.schedules.append(DeploymentSchedule(schedule=CronSchedule(cron="0 1 * * 0"), active=True))
-    limit = server.found["train"].global_concurrency_limit
-    assert limit is not None
-    limit.limit = 8
+    server.found["compare"].global_concurrency_limit = None
+    server.limit("train", 8, "ENQUEUE")
     server.found["train"].job_variables |= {"working_dir": "/data"}
     server.found["scrub"].paused = True
     server.found["scrub"].work_queue_name = "slow"
@@ -118,9 +127,7 @@ def test_deploying_for_another_reason_leaves_what_is_the_users(file, server, dep
     drill.schedules.append(DeploymentSchedule(schedule=CronSchedule(cron="0 1 * * 0"), active=True))
     scrub.paused, scrub.work_queue_name = True, "slow"
     scrub.job_variables = {"working_dir": "/data", "env": {"MINE": "1", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "180"}}  # fmt: skip
-    limit = server.found["train"].global_concurrency_limit
-    assert limit is not None
-    limit.limit = 8
+    server.limit("train", 8, "ENQUEUE")
     server.found["train"].description = "mine"
     DeploymentSet(file=file).put(server)
     (made,) = deploys
@@ -185,3 +192,18 @@ def test_runs_start_where_they_did_unless_another_folder_is_named(file, server, 
     pulls = {each["name"]: each.get("pull") for each in made["deployments"]}
     assert pulls.pop("health") is None
     assert set(map(json.dumps, pulls.values())) == {json.dumps(None if project else HERE)}
+
+
+@pytest.mark.parametrize(("name", "limit"), [("train", 4), ("promote", 1)])
+def test_a_limit_of_an_older_pawl_goes_because_prefect_ends_runs_that_have_one(
+    file, server, deploys, name, limit
+):
+    """Its lease is lost when the server restarts, or while the run is paused for a person."""
+    assert entry_of(file, name).get("concurrency_limit") is None
+    server.limit(name, limit, "ENQUEUE")
+    deployments = DeploymentSet(file=file)
+    assert deployments.missing(server) == f"pawl-{name}/{name} differs in concurrency_limit"
+    deployments.put(server)
+    assert entry_of(deploys[0], name)["concurrency_limit"] is None
+    (update,) = server.updates
+    assert update.model_dump(exclude_unset=True) == {"concurrency_limit": None}

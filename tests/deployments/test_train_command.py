@@ -65,7 +65,9 @@ def test_every_option_reaches_the_flow(flow):
     given = (
         "--run r --storage /s --workers 3 --cpus-per-worker 0.5 --gpus-per-worker 1 --ray-address auto "
         "--max-workers 5 --on-changed-workers reshard --every-steps 5 "
-        "--every-epochs 2 --every-seconds 0.5 --interval fixed --grace 60 --time-limit 3600 --keep-last 4 --keep-every-steps 100 --keep-best 2 --metric accuracy "
+        "--every-epochs 2 --every-seconds 0.5 --interval fixed --grace 60 --time-limit 3600 --keep-last 4 "
+        "--keep-every-steps 100 --keep-every-epochs 3 --keep-best 2 --metric accuracy --mode max --thin 1h/1d,1d "
+        "-o saving.buffers=1 -o saving.staging_dir=/ram --option scaling.log_lines_per_second=2 "
         "--required verified --resume other@3 --takeover --code-dir /code --retries 0"
     )
     call(LOOP, *shlex.split(given))
@@ -74,13 +76,16 @@ def test_every_option_reaches_the_flow(flow):
         "entrypoint": LOOP, "config": {}, "run": "r", "storage": "/s",
         "scaling": Scaling(
             workers=3, max_workers=5, cpus_per_worker=0.5, gpus_per_worker=1, ray_address="auto",
-            on_changed_workers="reshard",
+            on_changed_workers="reshard", log_lines_per_second=2,
         ),
         "saving": Saving(
-            every_steps=5, every_epochs=2, every_seconds=0.5, interval="fixed", grace_seconds=60, time_limit_seconds=3600
+            every_steps=5, every_epochs=2, every_seconds=0.5, interval="fixed", grace_seconds=60, time_limit_seconds=3600,
+            buffers=1, staging_dir="/ram",
         ),
         "validation": Validation(required="verified"),
-        "retention": Retention(keep_last=4, keep_every_steps=100, keep_best=2, metric="accuracy"),
+        "retention": Retention(
+            keep_last=4, keep_every_steps=100, keep_every_epochs=3, keep_best=2, metric="accuracy", mode="max", thin="1h/1d,1d"
+        ),
         "resume": "other@3", "takeover": True, "code_dir": "/code", "retries": 0,
     }  # fmt: skip
 
@@ -113,6 +118,11 @@ def test_hyperparameters_are_json_or_text_and_override_the_file(flow, tmp_path):
         (["--every-seconds", "0"], "every_seconds"),
         (["--keep-last", "0"], "keep_last"),
         (["--keep-best", "1", "--metric", ""], "Error: keep_best needs the name of a metric.\n"),
+        (["--keep-best", "1", "--metric", "accuracy"], "smaller or a larger 'accuracy' is better"),
+        (["-o", "saving.buffers"], "not of the form GROUP.FIELD=VALUE"),
+        (["-o", "buffers=1"], "There are no settings 'buffers'"),
+        (["-o", "saving.bufers=1"], "There is no field 'bufers' of saving"),
+        (["-o", "saving.buffers=none"], "value 'none' for buffers"),
         (["--required", "perfect"], "'perfect' for required"),
         (["--set", "lr"], "KEY=VALUE"),
         (["--set", "=3"], "KEY=VALUE"),
@@ -239,6 +249,22 @@ def test_ctrl_c_prints_the_command_that_resumes_and_exits_130(ends_as, monkeypat
     message = call(LOOP, code=130).stderr
     assert "What was committed is kept" in message
     assert f"pawl train {LOOP} --set 'name=two words'" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [
+        ("--resume never --run r", "--run r"), ("--run r --resume=r@3", "--run r"), ("--resume never", ""),
+        ("--run r --resume other@3", "--run r --resume other@3"), ("--run r --resume auto", "--run r --resume auto"),
+    ],
+)  # fmt: skip
+def test_the_printed_line_goes_on_and_does_not_go_back_once_more(
+    ends_as, monkeypatch, words, printed
+):
+    monkeypatch.setattr("sys.argv", ["pawl", "train", LOOP, *words.split()])
+    ends_as(KeyboardInterrupt())
+    message = call(LOOP, *words.split(), code=130).stderr
+    assert f"\n    pawl train {LOOP} {printed}".rstrip() + "\n" in message
 
 
 def test_sigterm_prints_it_too_and_exits_143(ends_as):

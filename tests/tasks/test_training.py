@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import pytest
 
-from ray_workers.config import Saving, Scaling, Validation
+from ray_workers.config import Retention, Saving, Scaling, Validation
 from ray_workers.messages import PawlEvent
 from ray_workers.store.opening import StorageTarget
 from ray_workers.training_job import TrainingJob
-from tasks import telling, training
+from tasks import retention, telling, training
 from tasks.attempt import Attempt
 from tasks.run_identity import RunIdentity
 
@@ -34,7 +34,7 @@ def attempt(monkeypatch):
     request = SimpleNamespace(
         target=StorageTarget("memory://x"), run="run", entrypoint="mine:loop", config={},
         code_dir=Path("/there"), scaling=Scaling(), saving=Saving(time_limit_seconds=600),
-        validation=Validation(), job_wish=None,
+        validation=Validation(), retention=Retention(), job_wish=None,
         identity=RunIdentity(flow_run_id="f-1", name="owl", run_count=2),
     )  # fmt: skip
     scene = SimpleNamespace(
@@ -51,7 +51,8 @@ def attempt(monkeypatch):
     def train(job: TrainingJob, on_event: Any) -> None:
         scene.train(job, on_event)
 
-    monkeypatch.setattr(training, "get_run_logger", lambda: scene.logger)
+    for module in (training, retention):
+        monkeypatch.setattr(module, "get_run_logger", lambda: scene.logger)
     monkeypatch.setattr(training, "failures_elsewhere", lambda _: ())
     monkeypatch.setattr(training, "LineagePublisher", Publisher)
     monkeypatch.setattr(training, "ProgressBar", Bar)
