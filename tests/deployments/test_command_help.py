@@ -12,7 +12,7 @@ from tests.support.typed_commands import every_command, parse
 COMMANDS = dict(every_command())
 EXAMPLES = {n: c.examples for n, c in COMMANDS.items() if isinstance(c, ExampleCommand)}
 # They show nothing that a program would read: their outcome is the exit code, or a path as it is.
-WITHOUT_JSON = {"train", "drill", "setup", "up", "down", "registry path"}
+WITHOUT_JSON = {"train", "setup", "up", "down", "registry path"}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -49,7 +49,7 @@ def test_every_deployment_beats_fast_enough_for_the_automations(file):
         (("deployments", 0), "concurency_limit", "'concurrency_limit' is meant?"),
         (("deployments", 0, "work_pool"), "job_variable", "work_pool of deployment 'train'"),
         (("deployments", 0, "work_pool", "job_variables"), "workingdir", "'working_dir' is meant?"),
-        (("deployments", 0, "concurrency_limit"), "colision_strategy", "'collision_strategy' is meant"),
+        (("deployments", 1, "concurrency_limit"), "colision_strategy", "'collision_strategy' is meant"),
         (("deployments", 0, "parameters"), "entry_point", "'entrypoint' is meant?"),
     ],
 )  # fmt: skip
@@ -65,7 +65,7 @@ def test_a_misspelled_key_is_found_wherever_it_is(file, place, key, said):
 
 def test_misspelled_values_and_schedules_are_found(file):
     train = file["deployments"][0]
-    train["concurrency_limit"]["collision_strategy"] = "CANCEL"
+    train["concurrency_limit"] = {"limit": 4, "collision_strategy": "CANCEL"}
     train["schedules"] = [{"crn": "0 3 * * *", "parameters": {"rum": "x"}}]
     assert problems_in(file) == [
         "collision_strategy of deployment 'train' is none of ['CANCEL_NEW', 'ENQUEUE']",

@@ -52,5 +52,6 @@ def test_the_best_goes_by_the_metric_and_the_mode_that_are_named(url, tmp_path):
         for mode in ("min", "max")
     ]
     assert len(set(picked)) == 2
-    refused = call(*words, "--to", str(tmp_path / "x"), "--metric", "accuracy", code=2).stderr
+    by = ("--metric", "accuracy", "--mode", "max")
+    refused = call(*words, "--to", str(tmp_path / "x"), *by, code=2).stderr
     assert "no version 'best'" in refused
