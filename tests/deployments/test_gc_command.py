@@ -90,6 +90,8 @@ def test_repair_notes_a_damaged_slot_and_deleting_goes_on(run, tmp_path):
     (tmp_path / key).chmod(0o644)
     (tmp_path / key).write_bytes(b"rot")
     assert "slot 3 of the log is damaged" in call("gc digits --dry-run")
+    assert "Nothing was deleted of digits" in call("gc digits", code=1)
+    assert json.loads(call("gc digits --json", code=1))["blocked"]
     assert "slot 3 is damaged" in call("repair digits")
     assert read_run(run.store, "digits").unrepaired == (3,)
     assert "1 of 1 repairs made" in call("repair digits --apply --note nothing")

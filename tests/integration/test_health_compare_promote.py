@@ -127,6 +127,14 @@ def test_a_person_is_asked_and_the_answer_stands_in_the_log(prefect_server, url,
         assert tag not in read_run(store, "run").tags
 
 
+def test_an_approval_that_nobody_gives_is_a_no_and_no_failure(prefect_server, url):
+    gate = {"metric": None, "approval": True, "approval_minutes": 0.1}
+    line = ended(start(prefect_server, "flows.promote", "promote", version="run@3", storage=url,
+                       tag="nobody", gate=gate))  # fmt: skip
+    assert line == "ENDED Cancelled Not promoted: not approved. nobody answered within 0.1 minutes"
+    assert "nobody" not in read_run(open_root(url, create=False).store, "run").tags
+
+
 def _paused(server):
     found = post(server, "flow_runs/filter", flow_runs={"state": {"type": {"any_": ["PAUSED"]}}})
     time.sleep(0.5)

@@ -114,3 +114,34 @@ def test_retention_keeps_everything_unless_told():
     assert not Retention(keep_last=1).keeps_everything
     assert not Retention(keep_best=1).keeps_everything
     assert not Retention(keep_every_steps=1).keeps_everything
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres://me:hunter2@db/x", "https://:hunter2@host", " redis://u:hunter2@h:6379/0"]
+)
+def test_a_url_with_a_password_in_it_is_refused_and_not_repeated(url):
+    with pytest.raises(
+        InvalidInputError, match=r"'data\.source' is a URL with a password"
+    ) as raised:
+        check_training_config({"data": {"source": url}})
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["s3://bucket/a:b@c", "http://host:80/x@y", "user@host:path", "https://me@host/x", "a: b@c"],
+)
+def test_other_addresses_are_values_like_any(text):
+    assert check_training_config({"source": text}) == {"source": text}
+
+
+@pytest.mark.parametrize("metric", ["loss", "val_loss", "eval/rmse", "Perplexity"])
+def test_the_best_by_a_loss_is_the_smallest(metric):
+    assert Retention(keep_best=2, metric=metric).mode == "min"
+
+
+def test_the_best_by_another_metric_needs_to_know_which_way():
+    with pytest.raises(ValueError, match="smaller or a larger 'accuracy' is better"):
+        Retention(keep_best=2, metric="accuracy")
+    assert Retention(keep_best=2, metric="accuracy", mode="max").mode == "max"
+    assert Retention(metric="accuracy").keeps_everything

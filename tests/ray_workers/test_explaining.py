@@ -76,6 +76,7 @@ def test_a_crash_leaves_no_end_and_what_is_not_known_is_left_out():
         ("interrupted", "cancelled", "cancelled"),
         ("interrupted", "Ctrl-C", "Ctrl-C"),
         ("interrupted", "SIGTERM (TerminationSignal)", "SIGTERM"),
+        ("interrupted", "ended by Prefect (CancelledError)", "ended by Prefect"),
         ("interrupted", "time limit: Run 'r' was interrupted at step 3", "time limit"),
         ("interrupted", "node draining: Run 'r' was interrupted", "preempted"),
         ("interrupted", "node draining (node h, rank 1): Run 'r' was interrupted", "preempted"),

@@ -53,3 +53,10 @@ def test_nothing_to_drill_is_no_failure():
     report = DrillReport(outcomes=())
     assert (report.failed, report.headline) == (0, "0 of 0 drills passed")
     assert drill_page(report) == "# Restore drills\n\n0 of 0 drills passed\n"
+
+
+def test_a_drill_that_could_not_be_made_says_why_in_one_line():
+    report = DrillReport(outcomes=(), undone=(Undone(run="a@1", reason="No Ray cluster answers"),))
+    assert report.headline == (
+        "0 of 0 drills passed; 1 could not be made. a@1: No Ray cluster answers"
+    )

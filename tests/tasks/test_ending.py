@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prefect.exceptions import TerminationSignal
 
 from ray_workers.store.errors import (
     DamageError,
@@ -74,3 +76,18 @@ def test_a_store_that_is_away_then_does_not_hide_what_ended_the_attempt(
     monkeypatch.setattr(ending, "verify_bytes", away)
     assert quarantine(resumed, DamageError("bad")) == "sound"
     assert "the store is away" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TerminationSignal(15), "SIGTERM (TerminationSignal)"),
+        (SystemExit(143), "SIGTERM (SystemExit)"),
+        (CancelledError(), "ended by Prefect (CancelledError)"),
+        (KeyboardInterrupt(), "Ctrl-C"),
+    ],
+)
+def test_what_ended_it_is_named(monkeypatch, error, reason):
+    monkeypatch.setattr(ending, "is_being_cancelled", lambda _: False)
+    attempt: Any = SimpleNamespace(request=SimpleNamespace(identity=None))
+    assert ending._outcome(attempt, error) == ("interrupted", reason)

@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
 from prefect.client.schemas.sorting import LogSort
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed, Crashed, Pending, Running
 
 from ray_workers.store.attempts import this_process
@@ -23,6 +24,7 @@ from tasks.run_identity import (
     RunIdentity,
     newest_log_lines,
     policy_to_put_back,
+    slow_heart,
     who_trains,
 )
 
@@ -133,3 +135,21 @@ def test_the_newest_log_lines_are_read_in_pages_up_to_a_bound(monkeypatch, there
     found = newest_log_lines(RunIdentity(flow_run_id=str(uuid4()), name="n", run_count=2))
     assert [line.message for line in found] == [line.message for line in lines[:read]]
     assert all(a.at > b.at for a, b in itertools.pairwise(found))
+
+
+# --- signs of life ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("beat_s", "tags", "said"),
+    [
+        (180, ["pawl"], "a sign of life every 180 seconds"),
+        (None, ["pawl", "mine"], "no sign of life"),
+        (30, ["pawl"], None),
+        (180, ["mine"], None),
+    ],
+)
+def test_a_heart_that_the_automations_would_take_for_dead_is_told(monkeypatch, beat_s, tags, said):
+    monkeypatch.setattr(run_identity, "flow_run", SimpleNamespace(tags=tags))
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: beat_s}):
+        assert slow_heart() == said

@@ -1,6 +1,10 @@
 """What the schedule dialog of Prefect's newer UI sends, and what becomes of it."""
 
+import importlib
+from typing import Any
+
 import pytest
+from pydantic import BaseModel
 
 from ray_workers.config import Saving, Scaling
 from tasks import blocks, scheduled
@@ -78,3 +82,32 @@ def test_an_empty_storage_is_the_deployments_in_every_flow(
     monkeypatch.setattr(scheduled, "scheduled_run", lambda: run if started_by_schedule else None)
     expected = str(tmp_path) if started_by_schedule else "/from/the/environment"
     assert blocks.storage_target(None).url == expected
+
+
+@pytest.mark.parametrize(
+    ("flow", "task", "field", "deployed"),
+    [
+        ("maintain", "plan_runs", "retention", {"keep_last": 5}),
+        ("health", "assess_health", "objective", {"budget_gb": 3.0}),
+        ("drill", "plan_drills", "cluster", "pawl-cluster/main"),
+        ("scrub", "scrub_runs", "runs", ["digits"]),
+    ],
+)
+def test_an_upkeep_flow_keeps_what_its_deployment_says(monkeypatch, flow, task, field, deployed):
+    """A schedule of the newer UI's dialog leaves it empty."""
+    module = importlib.import_module(f"flows.{flow}")
+    got: list[Any] = []
+
+    def stop(*arguments: Any, **named: Any) -> None:
+        got.extend([*arguments, named])
+        raise InterruptedError
+
+    empty = dict.fromkeys(deployed) if isinstance(deployed, dict) else None
+    run = Scheduled(given={field: empty}, deployed={field: deployed})
+    monkeypatch.setattr(scheduled, "scheduled_run", lambda: run)
+    monkeypatch.setattr(module, task, stop)
+    with pytest.raises(InterruptedError):
+        getattr(module, flow).fn()
+    values = [*got, *(value for each in got if isinstance(each, dict) for value in each.values())]
+    found = [v.model_dump(exclude_unset=True) if isinstance(v, BaseModel) else v for v in values]
+    assert deployed in found
