@@ -175,7 +175,7 @@ format: setup ## Sort imports, mend what ruff can mend, format
 	$(BIN)/ruff format
 
 .PHONY: reference
-reference: setup ## Write docs/reference.md from the docstrings
+reference: setup ## Write docs/reference.md from the code
 	$(BIN)/python docs/make_reference.py
 
 .PHONY: wheels

@@ -35,7 +35,7 @@ def steps():
 def test_its_deployment_file_has_no_misspelled_key():
     (text,) = [body for file, body in steps() if file == "nightly.yaml"]
     assert problems_in(yaml.safe_load(text)) == []
-    assert problems_in(yaml.safe_load(text.replace("concurrency_limit", "concurency_limit")))
+    assert problems_in(yaml.safe_load(text.replace("job_variables", "job_variabels")))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.support.group_attempt import GroupAttempt, train_in_group
 from tests.support.rank_pool import RankPool
 
 BOUND = 1e-5
-"""Greatest relative difference of the loss at any step: only the order of float32 sums differs (docs/reliability.md)."""
+"""Greatest relative difference of the loss at any step: only the order of float32 sums differs (docs/guarantees.md)."""
 KILLS = {4: 11, 2: 9, 3: None}
 """Workers, and after how many steps of their attempt all of them die: in the middle of an epoch."""
 STEPS = 32

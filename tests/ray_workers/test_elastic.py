@@ -34,7 +34,7 @@ from ray_workers.training_job import TrainingJob
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 BOUND = 1e-5
-"""As in test_changed_workers: only the order of float32 sums differs (docs/reliability.md)."""
+"""As in test_changed_workers: only the order of float32 sums differs (docs/guarantees.md)."""
 EPOCHS, EVERY_STEPS = 40, 7
 PATIENCE_S = 500.0
 LOOP = '''

@@ -15,7 +15,7 @@ from tests.support.rank_pool import RankPool
 pytestmark = pytest.mark.long
 
 BOUND = 1e-5
-"""As in test_changed_workers: only the order of float32 sums differs (docs/reliability.md)."""
+"""As in test_changed_workers: only the order of float32 sums differs (docs/guarantees.md)."""
 STEPS, EVERY_STEPS = 32, 7
 
 

@@ -150,7 +150,7 @@ def _matrix(campaign: Campaign) -> Iterable[str]:
 
 
 def _guards(campaign: Campaign) -> Iterable[str]:
-    yield "| guard | rule of the protocol | without it, this broke | after so many histories or cases |"
+    yield "| guard | rule of FORMAT.md | without it, this broke | after so many histories or cases |"
     yield "|---|---|---|---|"
     for _, control in sorted(campaign.controls.items()):
         yield f"| {control.guard} | {control.rule} | {control.broken} | {control.histories or 'never'} |"
