@@ -185,7 +185,7 @@ class StagedInterruption(Training):
             self._process.kill_everything()  # before its next try, for which there is no node
             return ended
         code, ended = self._process.wait(), time.monotonic()
-        assert code == asked.exit_code, self.said()
+        assert code == asked.exit_code, (code, self.said())
         assert self.flow_run().state_name == asked.state, self.said()
         assert self.flow_run().run_count == 1
         return ended

@@ -134,6 +134,27 @@ def test_what_a_user_sets_on_a_deployment_outlives_setups_that_deploy(
     ]
 
 
+@pytest.mark.long
+def test_a_limit_of_an_older_pawl_goes_and_one_that_a_user_sets_stays(
+    prefect_server: PrefectServer, setup, tmp_path
+):
+    """With one Prefect ends a run when its server restarts, or while a person is asked."""
+
+    def limited(name: str, limit: int) -> int | None:
+        (found,) = [d for d in ask(prefect_server, "/deployments/filter") if d["name"] == name]
+        url = f"{prefect_server.api_url}/deployments/{found['id']}"
+        body = {"concurrency_limit": limit, "concurrency_options": {"collision_strategy": "ENQUEUE"}}
+        httpx.patch(url, json=body, timeout=60).raise_for_status()
+        assert setup().exit_code == 0
+        kept = httpx.get(url, timeout=60).json()["global_concurrency_limit"]
+        return None if kept is None else int(kept["limit"])
+
+    assert setup("--project", str(tmp_path)).exit_code == 0
+    assert limited("train", 4) is None
+    assert limited("train", 3) == 3
+    assert limited("promote", 1) is None
+
+
 def test_keys_stay_in_the_block(prefect_server: PrefectServer, setup, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
