@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from deployments.named_storage import storage_at
-from ray_workers.policies.metric_mode import mode_of
 from ray_workers.store.attempts import read_run
 from ray_workers.store.errors import VersionGoneError
+from ray_workers.store.metric_mode import mode_of
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.run_state import RunState, VersionState
 from ray_workers.store.versions import best_version, find_version, parse_reference

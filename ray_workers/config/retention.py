@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ray_workers.config.settings import Settings
-from ray_workers.policies.metric_mode import mode_of
 from ray_workers.store.errors import InvalidInputError
+from ray_workers.store.metric_mode import mode_of
 
 __all__ = ["Retention"]
 

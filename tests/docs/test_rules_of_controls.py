@@ -12,7 +12,9 @@ TEXT = read()
 
 def says(rule):
     """Whether the section has the numbered rule, or a row for each of the kinds."""
-    number, rest = re.fullmatch(r"§(\d+)(?:, rule | )(.+)", rule).groups()
+    found = re.fullmatch(r"§(\d+)(?:, rule | )(.+)", rule)
+    assert found is not None, rule
+    number, rest = found.groups()
     (body,) = [text for title, text in sections(TEXT).items() if title.startswith(f"§{number} ")]
     if rest.isdecimal():
         return re.search(rf"^{rest}\. ", body, re.MULTILINE) is not None

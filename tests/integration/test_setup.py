@@ -143,7 +143,10 @@ def test_a_limit_of_an_older_pawl_goes_and_one_that_a_user_sets_stays(
     def limited(name: str, limit: int) -> int | None:
         (found,) = [d for d in ask(prefect_server, "/deployments/filter") if d["name"] == name]
         url = f"{prefect_server.api_url}/deployments/{found['id']}"
-        body = {"concurrency_limit": limit, "concurrency_options": {"collision_strategy": "ENQUEUE"}}
+        body = {
+            "concurrency_limit": limit,
+            "concurrency_options": {"collision_strategy": "ENQUEUE"},
+        }
         httpx.patch(url, json=body, timeout=60).raise_for_status()
         assert setup().exit_code == 0
         kept = httpx.get(url, timeout=60).json()["global_concurrency_limit"]
