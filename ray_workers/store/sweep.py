@@ -26,6 +26,7 @@ from ray_workers.store.leftovers import remove_leftover
 from ray_workers.store.log import RunLog
 from ray_workers.store.log_reader import LogReader
 from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.pins import release_own_pin, release_pins_let_go
 from ray_workers.store.probe import PROBE_PREFIX
 from ray_workers.store.run_state import RunState
 from ray_workers.store.sweep_plan import Doomed, SweepPlan, SweepReader
@@ -102,7 +103,10 @@ def sweep(
         StoreUnavailableError, StoreRefusedError: the store does not let us; what was done stays done.
     """
     reader = SweepReader(store, run)
-    plan = _plan(store, reader, _raw(store, run), grace_s, _store_clock(store), tell)
+    state = _raw(store, run)
+    if release_pins_let_go(store, state, by=by):
+        state = _raw(store, run)
+    plan = _plan(store, reader, state, grace_s, _store_clock(store), tell)
     if plan.blocked is not None:
         return SweepReport(run=run, plan=plan)
     log = RunLog(store, run, by=by, patience_s=_PATIENCE_S, raw=True)
@@ -130,13 +134,16 @@ def sweep(
 def delete_run(store: ObjectStore, run: str, *, by: Mapping[str, Any]) -> None:
     """Give the whole run up: its fence is closed, and a sweep may take all of it. Its log stays.
 
+    If it was a fork, its origin need not keep the version any more that it began from.
+
     Raises:
         RuleRefusedError: a fork still starts from it, or it is deleted already.
         RunNotFoundError: there is no such run.
     """
-    _raw(store, run)
+    release_pins_let_go(store, _raw(store, run), by=by)
     log = RunLog(store, run, by=by, patience_s=_PATIENCE_S, raw=True)
     log.append(lambda _: RunDeleted())
+    release_own_pin(store, log.state, by=by)
 
 
 def _raw(store: ObjectStore, run: str) -> RunState:
