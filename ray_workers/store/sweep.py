@@ -103,16 +103,15 @@ def sweep(
         StoreUnavailableError, StoreRefusedError: the store does not let us; what was done stays done.
     """
     reader = SweepReader(store, run)
-    state = _raw(store, run)
-    if release_pins_let_go(store, state, by=by):
-        state = _raw(store, run)
-    plan = _plan(store, reader, state, grace_s, _store_clock(store), tell)
+    log = _raw_log(store, run, by)
+    if release_pins_let_go(store, log.state, by=by):
+        log.refresh()
+    plan = _plan(store, reader, log.state, grace_s, _store_clock(store), tell)
     if plan.blocked is not None:
         return SweepReport(run=run, plan=plan)
-    log = RunLog(store, run, by=by, patience_s=_PATIENCE_S, raw=True)
     condemned = _condemn(log, reader, plan.condemn)
-    # Folded again from raw records: whoever could use a condemned version as its base committed below its Condemn.
-    state = _raw(store, run)
+    # Folded on from raw records: whoever could use a condemned version as its base committed below its Condemn.
+    state = log.refresh()
     blocked = reader.blocked(state)
     if blocked is not None:
         return SweepReport(run=run, plan=plan, condemned=condemned)
@@ -140,16 +139,25 @@ def delete_run(store: ObjectStore, run: str, *, by: Mapping[str, Any]) -> None:
         RuleRefusedError: a fork still starts from it, or it is deleted already.
         RunNotFoundError: there is no such run.
     """
-    release_pins_let_go(store, _raw(store, run), by=by)
-    log = RunLog(store, run, by=by, patience_s=_PATIENCE_S, raw=True)
+    log = _raw_log(store, run, by)
+    release_pins_let_go(store, log.state, by=by)
     log.append(lambda _: RunDeleted())
     release_own_pin(store, log.state, by=by)
 
 
 def _raw(store: ObjectStore, run: str) -> RunState:
-    state = LogReader(store, run).fold(use_cache=False)
+    return _found(store, LogReader(store, run).fold(use_cache=False))
+
+
+def _raw_log(store: ObjectStore, run: str, by: Mapping[str, Any]) -> RunLog:
+    log = RunLog(store, run, by=by, patience_s=_PATIENCE_S, raw=True)
+    _found(store, log.state)
+    return log
+
+
+def _found(store: ObjectStore, state: RunState) -> RunState:
     if state.slot == 0:
-        raise RunNotFoundError(f"There is no run {run!r} at {store.url}.")
+        raise RunNotFoundError(f"There is no run {state.run!r} at {store.url}.")
     return state
 
 
