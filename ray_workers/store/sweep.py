@@ -110,8 +110,9 @@ def sweep(
     if plan.blocked is not None:
         return SweepReport(run=run, plan=plan)
     condemned = _condemn(log, reader, plan.condemn)
-    # Folded on from raw records: whoever could use a condemned version as its base committed below its Condemn.
-    state = log.refresh()
+    # Folded on: whoever could use a condemned version as its base committed below its Condemn. Our own Condemn is read
+    # back with all below it: rotten as it was stored, it is a licence that nobody else sees.
+    state = _raw(store, run) if condemned else log.refresh()
     blocked = reader.blocked(state)
     if blocked is not None:
         return SweepReport(run=run, plan=plan, condemned=condemned)

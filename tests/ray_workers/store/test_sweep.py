@@ -21,7 +21,7 @@ from ray_workers.store.probe import PROBE_PREFIX
 from ray_workers.store.sweep import SweepReport, delete_run, plan_sweep, sweep
 from ray_workers.store.versions import verify_bytes
 from tests.support.factories import MadeUpRun, flip_byte, folder_store
-from tests.support.faulty_store import Died, Fault, FaultyStore, Hooked
+from tests.support.faulty_store import Call, Died, Fault, FaultyStore, Hooked
 from tests.support.plain_log import damage
 
 BY = {"host": "sweeper"}
@@ -304,12 +304,27 @@ def test_nobody_asks_again_for_what_was_swept():
     assert {run.manifest_key(n) for n in (3, 4, 5)} <= set(reads.keys)
 
 
-def test_a_sweep_reads_each_record_once():
+def test_a_condemn_that_rotted_as_it_was_stored_is_no_licence():
+    run = new_run()
+    retire(run, 1)
+    slot = read_run(run.store, run.name).slot + 1
+    before = data_keys(run)
+
+    def rot(call: Call) -> Fault | None:
+        return Fault.ROT if call.is_write and call.key == keys.log_key(run.name, slot) else None
+
+    report = swept(run, FaultyStore(run.store, rot))
+    assert (report.condemned, report.deleted) == ((1,), 0)
+    assert data_keys(run) == before
+
+
+def test_an_idle_sweep_reads_each_record_once():
     run = new_run()
     retire(run, 1, 2)
+    swept(run)
     last = read_run(run.store, run.name).slot
     reads = Reads(run.store)
-    assert swept(run, reads).swept == (1, 2)
+    assert swept(run, reads).deleted == 0
     records = Counter(key for key in reads.keys if "/log/" in key)
     assert {records[keys.log_key(run.name, slot)] for slot in range(1, last + 1)} == {1}
 
