@@ -14,6 +14,7 @@ from ray_workers.loading import StoredVersion, model_state
 from ray_workers.report import RunReport
 from ray_workers.report_builder import build_report
 from ray_workers.step_clock import StepClock
+from ray_workers.store.catalog import VersionCatalog
 from ray_workers.store.errors import InvalidInputError, StateMismatchError
 from ray_workers.store.strict_json import encode_float
 
@@ -155,18 +156,20 @@ def compare(
         raise InvalidInputError(
             "Name at least two versions, each once, such as: digits@3 digits@best"
         )
-    reports: dict[str, RunReport] = {}
+    catalogs: dict[str, VersionCatalog] = {}
+    versions: list[Compared] = []
     for stored in chosen:
         tell(f"reading the history of {stored.run}")
-        if stored.run not in reports:
-            reports[stored.run] = build_report(stored.store, stored.run)
-    versions = tuple(_compared(stored, reports[stored.run]) for stored in chosen)
+        catalog = catalogs.setdefault(stored.run, VersionCatalog(stored.store, stored.run))
+        # Of the version's own line: it may lie on a branch that the run has left.
+        report = build_report(stored.store, stored.run, catalog=catalog, head=stored.version.number)
+        versions.append(_compared(stored, report))
     layers: dict[str, tuple[LayerDistance, ...]] = {}
     without: dict[str, str] = {}
     if weights:
         layers, without = _all_distances(chosen, tell)
     return Comparison(
-        versions=versions,
+        versions=tuple(versions),
         differing=tuple(_differing(versions)),
         metrics=tuple(_metrics(versions)),
         layers=layers,
@@ -239,7 +242,6 @@ def _compared(stored: StoredVersion, report: RunReport) -> Compared:
     points = [
         CurvePoint(step=step, hours=clock.hours(step, doer), loss=loss, attempt=doer)
         for step, loss, doer in report.curve
-        if step <= version.step and doer <= max(attempt, 1)
     ]
     return Compared(
         reference=stored.reference,
@@ -260,8 +262,11 @@ def _compared(stored: StoredVersion, report: RunReport) -> Compared:
 
 
 def _resumes(report: RunReport, clock: StepClock, last: int) -> Iterator[tuple[int, float | None]]:
+    """Of the attempts up to `last`, without those of other branches."""
+    own = {doer for _, _, doer in report.curve}
+    elsewhere = {row.attempt for row in report.versions} - own
     for attempt in report.attempts:
-        if attempt.resumed and attempt.number <= last:
+        if attempt.resumed and attempt.number <= last and attempt.number not in elsewhere:
             step = clock.start_step(attempt)
             yield step, clock.hours(step, attempt.number)
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from ray_workers.store import keys
 from ray_workers.store.attempts import read_run, run_names
-from ray_workers.store.bodies import ForkPin, ForkReleased, RunOrigin
+from ray_workers.store.bodies import ForkPin, RunOrigin
 from ray_workers.store.errors import RunNotFoundError, VersionNotFoundError
 from ray_workers.store.log import RunLog
 from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.pins import release_pin
 from ray_workers.store.run_state import RunState, VersionState
 from ray_workers.store.versions import best_version, find_version
 
@@ -60,16 +61,7 @@ def release_if_beaten(
     """
     if not child.exists or child.run_id == fork.child_run_id:
         return
-    log = RunLog(store, fork.origin.run, by=by, patience_s=_PATIENCE_S)
-
-    def decide(state: RunState) -> ForkReleased | None:
-        if fork.child_run_id not in state.pins:
-            return None
-        return ForkReleased(
-            child=fork.child, child_run_id=fork.child_run_id, version=fork.origin.version
-        )
-
-    log.append(decide)
+    release_pin(store, fork.origin.run, fork.child_run_id, by=by)
 
 
 def origin_of(store: ObjectStore, state: RunState) -> RunOrigin | None:

@@ -10,7 +10,12 @@ from typing import Any
 from ray_workers.health import assess_run
 from ray_workers.health_values import Objective, RunFacts, RunHealth
 from ray_workers.interval_account import account_of
-from ray_workers.interval_facts import history_of, restarts_of, until_committed
+from ray_workers.interval_facts import (
+    history_of,
+    older_entries,
+    restarts_of,
+    until_committed,
+)
 from ray_workers.policies.retention import RetentionPolicy
 from ray_workers.readiness import newest_at, required_rung
 from ray_workers.retiring import plan_retention
@@ -187,11 +192,11 @@ class _Look:
         kept = sorted(n for n, v in state.versions.items() if v.readable)
         resumed = newest_at(state, required_rung(state))
         few = {*kept[-_NEWEST:], *([] if resumed is None else [resumed.number])}
-        entries = VersionCatalog(self._store, entry.run).entries(
-            state, kept if self._storage else few
-        )
-        newest = entries[-_NEWEST:]
-        account = account_of(history_of(state, newest, self._now.timestamp()))
+        catalog = VersionCatalog(self._store, entry.run)
+        entries = catalog.entries(state, kept if self._storage else few)
+        newest, now_s = entries[-_NEWEST:], self._now.timestamp()
+        older = older_entries(catalog, state, newest, now_s)
+        account = account_of(history_of(state, newest, now_s, older=older))
         facts = RunFacts(
             status=run_status(state),
             world_size=_world_size(entries),

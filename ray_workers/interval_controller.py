@@ -77,8 +77,10 @@ class IntervalController:
         if not saving:
             self._alone.append(took)
         elif len(self._alone) >= _FEWEST_STEPS:
-            usual = statistics.fmean(self._alone)
-            self._beside += min(took, _OUTLIER * usual) - usual
+            # Cut off alike on both sides: else one pause among the quiet steps would hide what saves cost.
+            longest = _OUTLIER * statistics.median(self._alone)
+            usual = statistics.fmean(min(alone, longest) for alone in self._alone)
+            self._beside += min(took, longest) - usual
 
     def heard(self, outcome: VersionOutcome) -> None:
         """What became of a save; a dropped one teaches nothing."""

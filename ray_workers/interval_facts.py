@@ -6,11 +6,11 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
 
 from ray_workers.attempt_chains import chain_of, end_cause
 from ray_workers.attempt_losses import attempt_losses
+from ray_workers.attempt_spans import instant, one_of_each, span_of
 from ray_workers.config import Saving
 from ray_workers.interval_controller import IntervalPlan
 from ray_workers.policies.failure_rate import PRIOR, Evidence
@@ -20,7 +20,7 @@ from ray_workers.store.attempts import read_run
 from ray_workers.store.catalog import VersionCatalog, VersionEntry
 from ray_workers.store.clock import epoch_seconds
 from ray_workers.store.object_store import ObjectStore
-from ray_workers.store.run_state import AttemptState, RunState
+from ray_workers.store.run_state import RunState
 
 __all__ = [
     "HALF_LIFE_HOURS",
@@ -28,6 +28,7 @@ __all__ = [
     "IntervalHistory",
     "caps_of",
     "history_of",
+    "older_entries",
     "plan_interval",
     "read_history",
     "restarts_of",
@@ -36,6 +37,8 @@ __all__ = [
 
 HALF_LIFE_HOURS = 14 * 24.0
 """Evidence this old counts half: clusters are repaired, moved and worn."""
+_COUNTS_HOURS = 5 * HALF_LIFE_HOURS
+"""Of an attempt that ended longer ago nobody asks any more on how many workers it ran."""
 _NEWEST = 20
 MEDIAN_OF = 5
 """The last so many saves, and restarts, say what the next one costs."""
@@ -82,17 +85,33 @@ def read_history(
 
     Give the same `catalog` each time, and manifests are read only once.
     """
-    state = read_run(store, run)
+    state, now_s = read_run(store, run), epoch_seconds()
+    catalog = catalog or VersionCatalog(store, run)
     newest = sorted(state.versions)[-_NEWEST:]
-    entries = (catalog or VersionCatalog(store, run)).entries(state, newest)
-    return history_of(state, entries, epoch_seconds())
+    entries = catalog.entries(state, newest)
+    return history_of(state, entries, now_s, older=older_entries(catalog, state, entries, now_s))
 
 
-def history_of(state: RunState, entries: Sequence[VersionEntry], now_s: float) -> IntervalHistory:
+def history_of(
+    state: RunState,
+    entries: Sequence[VersionEntry],
+    now_s: float,
+    *,
+    older: Sequence[VersionEntry] = (),
+) -> IntervalHistory:
+    """What is known of a run.
+
+    Args:
+        state: what its log says.
+        entries: its newest versions, oldest first.
+        now_s: the time, in seconds since the epoch.
+        older: versions of attempts that have none among these; they tell on how many workers those ran, and no more.
+    """
     known = [entry for entry in entries if entry.facts is not None]
-    worlds = {entry.version.fence: entry.facts.world_size for entry in known if entry.facts}
+    told = [*older, *known]
+    worlds = {entry.version.fence: entry.facts.world_size for entry in told if entry.facts}
     workers = worlds[known[-1].version.fence] if known else 1
-    spans = {a.fence: _span(state, a, now_s) for a in state.attempts.values()}
+    spans = {a.fence: span_of(state, a, now_s) for a in state.attempts.values()}
     causes = {a.fence: end_cause(state, a) for a in state.attempts.values()}
     evidence = [
         Evidence(
@@ -117,8 +136,18 @@ def history_of(state: RunState, entries: Sequence[VersionEntry], now_s: float) -
         bytes=known[-1].version.bytes if known else 0,
         bytes_new=tuple(entry.bytes_new for entry in known if entry.bytes_new is not None),
         watched_s=_covered([*spans.values(), *pauses]),
-        overhead=_overhead(known),
+        overhead=_overhead(state, known),
         lost_s=sum(losses[after].seconds or 0.0 for _, after in failed),
+    )
+
+
+def older_entries(
+    catalog: VersionCatalog, state: RunState, entries: Sequence[VersionEntry], now_s: float
+) -> tuple[VersionEntry, ...]:
+    """One version of each attempt that still counts and has none among `entries`; for `history_of`."""
+    fences = {entry.version.fence for entry in entries}
+    return catalog.entries(
+        state, one_of_each(state, now_s=now_s, within_s=_COUNTS_HOURS * 3600.0, besides=fences)
     )
 
 
@@ -189,17 +218,6 @@ def _covered(spans: Iterable[tuple[float, float]]) -> float:
     return covered
 
 
-def _span(state: RunState, attempt: AttemptState, now_s: float) -> tuple[float, float]:
-    """From the attempt's start to its end, or to its last sign of life."""
-    begin = _instant(attempt.at, now_s)
-    if attempt.ended_at is not None:
-        return begin, max(begin, _instant(attempt.ended_at, now_s))
-    if state.open_fence == attempt.fence:
-        return begin, max(begin, now_s)
-    commits = [_instant(v.at, begin) for v in state.versions.values() if v.fence == attempt.fence]
-    return begin, max([begin, *commits])
-
-
 def until_committed(entries: Sequence[VersionEntry]) -> dict[int, float]:
     """Of each version, by number: seconds from the begin of its copy until it was stored."""
     return _measured(entries, "durable_s", "upload_s")
@@ -237,13 +255,23 @@ def _measured(entries: Sequence[VersionEntry], *names: str) -> dict[int, float]:
     return found
 
 
-def _overhead(entries: Sequence[VersionEntry]) -> float | None:
-    """Share of the time between two versions of one attempt that training stood still for the second."""
+def _overhead(state: RunState, entries: Sequence[VersionEntry]) -> float | None:
+    """Share of the time between two versions of one attempt that training stood still for the second.
+
+    A pair with a third version between them does not count: what that one cost is not known any more.
+    """
+    before_it: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for number, version in sorted(state.versions.items()):
+        if version.fence in last:
+            before_it[number] = last[version.fence]
+        last[version.fence] = number
     stalled = passed = 0.0
     for before, after in pairwise(entries):
-        if before.version.fence == after.version.fence and after.facts is not None:
+        follows = before_it.get(after.version.number) == before.version.number
+        if follows and after.facts is not None:
             stalled += after.facts.durations.get("staging_s", 0.0)
-            passed += _instant(after.version.at, 0.0) - _instant(before.version.at, 0.0)
+            passed += instant(after.version.at, 0.0) - instant(before.version.at, 0.0)
     return stalled / passed if passed > 0 else None
 
 
@@ -252,10 +280,3 @@ def _counted(causes: Iterable[str]) -> dict[str, int]:
     for cause in causes:
         counted[cause] = counted.get(cause, 0) + 1
     return counted
-
-
-def _instant(text: str, otherwise: float) -> float:
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return otherwise

@@ -1,7 +1,7 @@
 """From a request to an open attempt: fork, rollback and start over first, then the fence (FORMAT.md §9).
 
-Who may start while another attempt is open is decided inside the append, so that of two that start at once one is
-refused.
+Who may start, or roll back, while another attempt is open is decided inside the append, so that of two that start at
+once one is refused, and has closed nothing.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def open_attempt(
         release_if_beaten(store, fork, log.state, applicant.by)
         _check_same_fork(store, log.state, fork.origin.run)
     allow(log.refresh())
-    _go_back(store, log, spec, applicant)
+    _go_back(store, log, spec, applicant, allow)
     fence = start_attempt(
         log, flow_run_id=applicant.flow_run_id, run_count=applicant.run_count, allow=allow
     )
@@ -140,18 +140,24 @@ def _is_retry(state: RunState, applicant: Applicant) -> bool:
     return any(a.flow_run_id == applicant.flow_run_id for a in state.attempts.values())
 
 
-def _go_back(store: ObjectStore, log: RunLog, spec: ResumeSpec, applicant: Applicant) -> None:
+def _go_back(
+    store: ObjectStore,
+    log: RunLog,
+    spec: ResumeSpec,
+    applicant: Applicant,
+    allow: Callable[[RunState], None],
+) -> None:
     state = log.state
     if _is_retry(state, applicant) or not state.versions:
         return
     if spec.mode == "never":
-        roll_back(log, None)
+        roll_back(log, None, allow=allow)
     elif spec.mode == "version" and spec.run == state.run and spec.version is not None:
         version = find_version(state, spec.version, best=best_version(store, state.run))
         check_usable(state.run, version)
         newer = any(v.number > version.number and not v.abandoned for v in state.versions.values())
         if newer or version.abandoned:
-            roll_back(log, version.name)
+            roll_back(log, version.name, allow=allow)
 
 
 def _fork(

@@ -138,7 +138,9 @@ def _stopped(state: RunState, status: str, version: VersionState) -> Readiness |
 def _without_version(
     state: RunState, status: str, at_risk: AtRisk | None, objective: Objective
 ) -> Readiness:
-    bad = sum(v.quarantine is not None for v in state.versions.values())
+    # One that was left behind, or is deleted, is not what the run would begin from, bad or good.
+    present = (v for v in state.versions.values() if v.readable and not v.abandoned)
+    bad = sum(v.quarantine is not None for v in present)
     if bad:
         return Readiness(
             verdict="critical",

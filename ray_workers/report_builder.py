@@ -31,6 +31,7 @@ def build_report(
     *,
     retention: tuple[str, ...] = (),
     catalog: VersionCatalog | None = None,
+    head: int | None = None,
 ) -> RunReport:
     """The run as it stands in the store now.
 
@@ -39,6 +40,7 @@ def build_report(
         run: the run's name.
         retention: what retention did, a sentence each; the log does not say why.
         catalog: of the same run; give the same one each time, and manifests are read only once.
+        head: number of the version that curves and progress lead up to, if not to the present state.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -46,7 +48,7 @@ def build_report(
     """
     state = read_run(store, run)
     entries = (catalog or VersionCatalog(store, run)).entries(state)
-    lineage = _lineage(state, entries)
+    lineage = _lineage(state, entries, head)
     origin = state.origin
     origin_step = _origin_step(store, origin)
     return RunReport(
@@ -180,10 +182,12 @@ def _unknown_attempt(state: RunState, fence: int, number: int) -> AttemptRow:
 # --- the line of versions that the present state comes from -------------------------------------------------------
 
 
-def _lineage(state: RunState, entries: Sequence[VersionEntry]) -> list[VersionEntry]:
-    """The newest state's version and its ancestors in this run, newest first."""
+def _lineage(
+    state: RunState, entries: Sequence[VersionEntry], head: int | None
+) -> list[VersionEntry]:
+    """The version `head`, or the newest state's, and its ancestors in this run, newest first."""
     by_number = {entry.version.number: entry for entry in entries}
-    return [by_number[number] for number in present_line(state, dict(_parents(entries)))]
+    return [by_number[number] for number in present_line(state, dict(_parents(entries)), head=head)]
 
 
 def _parents(entries: Sequence[VersionEntry]) -> Iterator[tuple[int, int | None]]:

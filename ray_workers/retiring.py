@@ -8,7 +8,7 @@ from typing import Any
 from ray_workers.policies.retention import RetentionFacts, RetentionPlan, RetentionPolicy
 from ray_workers.store.bodies import Retire
 from ray_workers.store.clock import epoch_seconds
-from ray_workers.store.errors import PawlError
+from ray_workers.store.errors import DamageError, MissingError, PawlError
 from ray_workers.store.log import RunLog
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.run_state import RunState
@@ -50,13 +50,18 @@ def retire(log: RunLog, plan: RetentionPlan, *, reason: str) -> None:
 
 
 def _facts(store: ObjectStore, state: RunState, number: int, *, wanted: bool) -> dict[str, Any]:
-    """Metrics and epoch; a version that cannot be read is never among the best."""
+    """Metrics and epoch; a version whose manifest is lost or damaged is never among the best.
+
+    Any other error says nothing of the version: a store that did not answer once must not cost the best one.
+    """
     if not wanted:
         return {"metrics": {}}
     try:
         manifest = load_manifest(store, state.run, state.versions[number])
-    except PawlError:
+    except (DamageError, MissingError):
         return {"metrics": {}}
+    except PawlError:
+        return {"metrics": {}, "readable": False}
     return {"metrics": dict(manifest.metrics), "epoch": manifest.progress.epoch}
 
 

@@ -25,6 +25,8 @@ class RetentionFacts:
     """Seconds since the epoch at its commit; None: unknown, then thinning keeps it."""
     candidate: bool = True
     """Neither quarantined nor abandoned: it may be resumed from, and so be kept in the place of another one."""
+    readable: bool = True
+    """False: the store did not let us read its manifest, which may be there all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +128,7 @@ class RetentionPolicy:
         if self.keep_every_epochs is not None:
             yield from self._by_epoch(newest, self.keep_every_epochs)
         if self.keep_best is not None:
-            yield from self._best(candidates, self.keep_best)
+            yield from self._best(newest, self.keep_best)
         yield from self._thinned(newest, now_s)
 
     def _by_epoch(self, newest: list[RetentionFacts], every: int) -> Iterator[tuple[int, str]]:
@@ -142,8 +144,13 @@ class RetentionPolicy:
         for number in ends.values():
             yield number, f"at a multiple of {every} epochs"
 
-    def _best(self, candidates: list[RetentionFacts], count: int) -> Iterator[tuple[int, str]]:
+    def _best(self, newest: list[RetentionFacts], count: int) -> Iterator[tuple[int, str]]:
+        for version in newest:
+            if not version.readable:
+                # It may be the best of all, and what is retired now is not looked at again.
+                yield version.number, "its metrics cannot be read"
         sign = 1 if self.mode == "min" else -1
+        candidates = [v for v in newest if v.candidate]
         # NaN compares with nothing, so a version without a usable metric is never among the best.
         scored = [v for v in candidates if not math.isnan(v.metrics.get(self.metric, math.nan))]
         best = sorted(scored, key=lambda v: (sign * v.metrics[self.metric], -v.number))

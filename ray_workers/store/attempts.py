@@ -232,9 +232,23 @@ def end_attempt(log: RunLog, fence: int, outcome: str, reason: str | None = None
     log.append(decide)
 
 
-def roll_back(log: RunLog, to: VersionName | None) -> None:
-    """Abandon every version above `to` (all of them when None) and close the open fence."""
-    log.append(lambda _: RolledBack(to=to))
+def roll_back(
+    log: RunLog, to: VersionName | None, *, allow: Callable[[RunState], None] = lambda _: None
+) -> None:
+    """Abandon every version above `to` (all of them when None) and close the open fence.
+
+    Args:
+        log: the run's log.
+        to: the version to go back to.
+        allow: as for `start_attempt`: an attempt that opened meanwhile is not closed by one that may not start.
+    """
+
+    def decide(state: RunState) -> RolledBack:
+        allow(state)
+        return RolledBack(to=to)
+
+    log.refresh()
+    log.append(decide)
 
 
 def this_process() -> dict[str, Any]:

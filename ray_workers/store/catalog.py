@@ -164,7 +164,8 @@ class VersionCatalog:
         bases = [state.versions.get(v.base) for v in versions if v.base is not None]
         with ThreadPoolExecutor(_READERS) as pool:
             found = list(pool.map(self._facts, versions))
-            others = [v for v in bases if v is not None and v not in versions]
+            wanted_too = {v.number for v in versions}
+            others = [v for v in bases if v is not None and v.number not in wanted_too]
             list(pool.map(self._facts, others))  # known from here on
         return tuple(
             VersionEntry(
@@ -190,10 +191,15 @@ class VersionCatalog:
         known = self._known.get(version.manifest)
         if known is not None:
             return known, None
+        given_up = f"its bytes are given up: it is {version.status}"
+        if version.status == "swept":
+            return (
+                None,
+                given_up,
+            )  # the log says that its manifest is gone: nobody need ask the store again
         try:
             facts = VersionFacts.of(load_manifest(self._store, self._run, version))
         except (DamageError, ObjectNotFoundError, NewerFormatError) as error:
-            given_up = f"its bytes are given up: it is {version.status}"
             return None, error.message if version.readable else given_up
         self._known[version.manifest] = facts
         return facts, None

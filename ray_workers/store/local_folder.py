@@ -29,6 +29,7 @@ from ray_workers.store.errors import (
     ObjectExistsError,
     ObjectNotFoundError,
     StoreRefusedError,
+    StoreUnavailableError,
 )
 from ray_workers.store.key_syntax import (
     TEMPORARY_PREFIX,
@@ -46,6 +47,9 @@ __all__ = ["LocalFolderStore"]
 class LocalFolderStore:
     """A store below `root`, which need not exist yet: the first write makes it.
 
+    A root that is gone later, or is another folder, is not made again: then its disk is not mounted, and what is
+    written to the folder below the mount could be found by nobody.
+
     Args:
         root: a folder, absolute or relative to the current one.
     """
@@ -57,6 +61,10 @@ class LocalFolderStore:
         self._root = resolved
         # Folders whose own name is known to be durable; made or synced once per store object, not once per write.
         self._settled: set[Path] = set()
+        self._identity: tuple[int, int] | None = None
+        """Which folder the root is; None until it is known to exist."""
+        with contextlib.suppress(OSError):
+            self._identity = _identity(resolved)
 
     def __repr__(self) -> str:
         return f"LocalFolderStore({self.url!r})"
@@ -150,11 +158,12 @@ class LocalFolderStore:
             (self._folder(folder) / name).unlink(missing_ok=True)
 
     def _write(self, path: Path, data: Buffer, write: Callable[[Path, Buffer], None]) -> None:
-        self._settle(path.parent)
         try:
+            self._settle(path.parent)
             write(path, data)
         except FileNotFoundError:
             # Somebody removed the folder since it was settled: once more, from the root down.
+            self._refuse_another_root()
             self._settled.clear()
             self._settle(path.parent)
             write(path, data)
@@ -162,12 +171,22 @@ class LocalFolderStore:
     def _settle(self, folder: Path) -> None:
         if folder in self._settled:
             return
+        if self._root in (folder, folder.parent):
+            self._refuse_another_root()
         if folder == self._root:
             make_folder(folder)
+            self._identity = _identity(folder)
         else:
             self._settle(folder.parent)
             make_durable_folder(folder)
         self._settled.add(folder)
+
+    def _refuse_another_root(self) -> None:
+        if self._identity is not None and _identity(self._root) != self._identity:
+            raise StoreUnavailableError(
+                f"The store's folder {self.url!r} is gone, or another folder stands in its place: is its disk mounted? "
+                "Nothing was written there. Mount it again, or start again to make a new store."
+            )
 
     def _path(self, key: str) -> Path:
         folder, _, name = check_key(key).rpartition("/")
@@ -210,6 +229,15 @@ class LocalFolderStore:
 
 def _is_plain(entry: os.DirEntry[str]) -> bool:
     return entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Names one folder for as long as it is mounted; None: it is not there."""
+    try:
+        status = folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _resolved(path: Path) -> Path | None:

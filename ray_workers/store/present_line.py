@@ -12,16 +12,19 @@ from ray_workers.store.run_state import RunState
 __all__ = ["present_line"]
 
 
-def present_line(state: RunState, parents: Mapping[int, int | None]) -> list[int]:
+def present_line(
+    state: RunState, parents: Mapping[int, int | None], *, head: int | None = None
+) -> list[int]:
     """Version numbers, newest first.
 
     Args:
         state: the run.
         parents: what manifests say, by number of the version: its parent in this run, or None. A version whose manifest
             cannot be used is left out; its parent is told from the log, so damage cuts nothing.
+        head: the version whose line is wanted, if it is not the present one: it may lie on a branch that was left.
     """
     found: list[int] = []
-    number = _head(state)
+    number = _head(state) if head is None else head
     while number is not None and number in state.versions:
         found.append(number)
         parent = parents[number] if number in parents else _logged_parent(state, number)

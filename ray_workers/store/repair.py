@@ -18,6 +18,7 @@ from ray_workers.store.fold_cache import encode_cache
 from ray_workers.store.log import RunLog
 from ray_workers.store.log_reader import LogReader
 from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.records import Record
 from ray_workers.store.run_state import RunState
 from ray_workers.store.versions import verify_bytes
 
@@ -58,7 +59,7 @@ def plan_repair(
     Args:
         store: where the run lives.
         run: its name.
-        release: also lift quarantines that bad bytes caused, of versions whose every byte holds now.
+        release: also lift quarantines that bad bytes alone caused, of versions whose every byte holds now.
         tell: progress, for people.
 
     Raises:
@@ -89,7 +90,7 @@ def plan_repair(
         )
         for n in state.unrepaired
     ]
-    steps += _versions(store, state, release=release, tell=tell)
+    steps += _versions(store, state, _failed_otherwise(reader, state), release=release, tell=tell)
     return RepairPlan(run=run, steps=tuple(steps))
 
 
@@ -122,8 +123,30 @@ def repair(
     return tuple(done)
 
 
+def _failed_otherwise(reader: LogReader, state: RunState) -> dict[int, str]:
+    """Versions that another check than `bytes` found bad since they were last released, and why.
+
+    A quarantine keeps its first reason alone, so that of the state may be the bytes when more is wrong.
+    """
+    found: dict[int, str] = {}
+    if not any(v.readable and v.bad_bytes for v in state.versions.values()):
+        return found
+    for record in reader.read_many(range(1, state.slot + 1)):
+        body = record.body if isinstance(record, Record) else None
+        if not isinstance(body, Verdict):
+            continue
+        for name in body.versions:
+            if state.find(name) is None:
+                continue
+            if body.check == "release":
+                found.pop(name.number, None)
+            elif not body.passed and body.check != "bytes":
+                found[name.number] = body.reason or f"check {body.check!r} failed"
+    return found
+
+
 def _versions(
-    store: ObjectStore, state: RunState, *, release: bool, tell: Tell
+    store: ObjectStore, state: RunState, failed: Mapping[int, str], *, release: bool, tell: Tell
 ) -> list[RepairStep]:
     steps: list[RepairStep] = []
     for version in state.newest_first():
@@ -135,8 +158,9 @@ def _versions(
         if not result.passed:
             text = f"version {number} is unusable: {result.reason}"
             steps.append(RepairStep(what="explain", target=number, text=text))
-        elif not version.bad_bytes:
-            text = f"version {number} is quarantined, and not for its bytes: {version.quarantine}"
+        elif not version.bad_bytes or number in failed:
+            why = failed.get(number, version.quarantine)
+            text = f"version {number} is quarantined, and not for its bytes: {why}"
             steps.append(RepairStep(what="explain", target=number, text=text))
         elif release:
             text = f"version {number} was quarantined ({version.quarantine}), and every byte of it holds now"

@@ -26,6 +26,7 @@ from ray_workers.store.leftovers import remove_leftover
 from ray_workers.store.log import RunLog
 from ray_workers.store.log_reader import LogReader
 from ray_workers.store.object_store import ObjectStore
+from ray_workers.store.pins import release_own_pin, release_pins_let_go
 from ray_workers.store.probe import PROBE_PREFIX
 from ray_workers.store.run_state import RunState
 from ray_workers.store.sweep_plan import Doomed, SweepPlan, SweepReader
@@ -102,13 +103,16 @@ def sweep(
         StoreUnavailableError, StoreRefusedError: the store does not let us; what was done stays done.
     """
     reader = SweepReader(store, run)
-    plan = _plan(store, reader, _raw(store, run), grace_s, _store_clock(store), tell)
+    log = _raw_log(store, run, by)
+    if release_pins_let_go(store, log.state, by=by):
+        log.refresh()
+    plan = _plan(store, reader, log.state, grace_s, _store_clock(store), tell)
     if plan.blocked is not None:
         return SweepReport(run=run, plan=plan)
-    log = RunLog(store, run, by=by, patience_s=_PATIENCE_S, raw=True)
     condemned = _condemn(log, reader, plan.condemn)
-    # Folded again from raw records: whoever could use a condemned version as its base committed below its Condemn.
-    state = _raw(store, run)
+    # Folded on: whoever could use a condemned version as its base committed below its Condemn. Our own Condemn is read
+    # back with all below it: rotten as it was stored, it is a licence that nobody else sees.
+    state = _raw(store, run) if condemned else log.refresh()
     blocked = reader.blocked(state)
     if blocked is not None:
         return SweepReport(run=run, plan=plan, condemned=condemned)
@@ -130,19 +134,31 @@ def sweep(
 def delete_run(store: ObjectStore, run: str, *, by: Mapping[str, Any]) -> None:
     """Give the whole run up: its fence is closed, and a sweep may take all of it. Its log stays.
 
+    If it was a fork, its origin need not keep the version any more that it began from.
+
     Raises:
         RuleRefusedError: a fork still starts from it, or it is deleted already.
         RunNotFoundError: there is no such run.
     """
-    _raw(store, run)
-    log = RunLog(store, run, by=by, patience_s=_PATIENCE_S, raw=True)
+    log = _raw_log(store, run, by)
+    release_pins_let_go(store, log.state, by=by)
     log.append(lambda _: RunDeleted())
+    release_own_pin(store, log.state, by=by)
 
 
 def _raw(store: ObjectStore, run: str) -> RunState:
-    state = LogReader(store, run).fold(use_cache=False)
+    return _found(store, LogReader(store, run).fold(use_cache=False))
+
+
+def _raw_log(store: ObjectStore, run: str, by: Mapping[str, Any]) -> RunLog:
+    log = RunLog(store, run, by=by, patience_s=_PATIENCE_S, raw=True)
+    _found(store, log.state)
+    return log
+
+
+def _found(store: ObjectStore, state: RunState) -> RunState:
     if state.slot == 0:
-        raise RunNotFoundError(f"There is no run {run!r} at {store.url}.")
+        raise RunNotFoundError(f"There is no run {state.run!r} at {store.url}.")
     return state
 
 

@@ -129,7 +129,8 @@ class SweepReader:
         A key may go if and only if no version that is kept names it, and a condemned one does or its fence is closed.
         """
         given_up = [v for v in state.versions.values() if not v.readable or v.number in condemned]
-        kept = [v for v in state.versions.values() if v not in given_up]
+        gone = {v.number for v in given_up}
+        kept = [v for v in state.versions.values() if v.number not in gone]
         needed = frozenset[str]().union(*(self.named_by(version) for version in kept))
         owners = {key: v.number for v in given_up for key in self._still_named(v)}
         found = [
@@ -145,6 +146,8 @@ class SweepReader:
         return not self._still_named(version) and not fence_is_closed(state, version.fence)
 
     def _still_named(self, version: VersionState) -> frozenset[str]:
+        if version.status == "swept":
+            return frozenset()  # every key that it named answered absent
         key = keys.manifest_key(self._run, version.fence, version.manifest)
         try:
             return self.named_by(version)

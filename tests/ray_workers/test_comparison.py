@@ -6,6 +6,7 @@ import torch
 
 from ray_workers.comparison import compare, layer_distances, whole_distance
 from ray_workers.loading import open_version
+from ray_workers.store.bodies import RolledBack
 from ray_workers.store.errors import InvalidInputError
 from tests.support.factories import MadeUpRun, folder_store
 from tests.support.small_training import Killed, patient_process, small_loop
@@ -70,6 +71,31 @@ def test_where_an_actor_was_started_again_the_curve_goes_on_and_nothing_resumed(
     _, second = compared(str(tmp_path), "digits@1", "digits@2", weights=False).versions
     assert second.resumes == ()
     assert [(p.step, p.attempt) for p in second.curve[9:11]] == [(10, 1), (11, 2)]
+
+
+def test_a_version_of_a_branch_that_was_left_has_its_own_curve(tmp_path):
+    run = MadeUpRun(store=folder_store(tmp_path))
+    run.start()
+    run.commit(10)
+    run.commit(20)
+    run.append(RolledBack(to=run.version(1).name))
+    run.start(1)
+    run.series = [(step, 100.0 + step) for step in range(1, 11)]
+    for step in (20, 30):
+        run.series += [(at, 100.0 + at) for at in range(run.series[-1][0] + 1, step + 1)]
+        run.commit(step)
+    run.append(RolledBack(to=run.version(2).name))
+    run.start(2)
+    run.series = [(step, 1.0 / step) for step in range(1, 21)]
+    run.commit(40)
+    found = compared(str(tmp_path), "digits@4", "digits@5", "digits@2", weights=False)
+    left, present, before = found.versions
+    assert [(p.step, p.loss) for p in left.curve] == [(s, 100.0 + s) for s in range(1, 31)]
+    assert {p.attempt for p in left.curve} == {1, 2}
+    assert [(p.step, p.loss) for p in present.curve] == [(s, 1.0 / s) for s in range(1, 41)]
+    assert {p.attempt for p in present.curve} == {1, 3}
+    assert [(p.step, p.loss) for p in before.curve] == [(s, 1.0 / s) for s in range(1, 21)]
+    assert [[step for step, _ in v.resumes] for v in found.versions] == [[10], [20], []]
 
 
 def test_a_fork_is_told(url):

@@ -1,24 +1,29 @@
 """Forks: pinned before they exist, known again when their first record is lost, let go of when somebody was quicker."""
 
+import contextlib
+
 import pytest
 
 from ray_workers import opening_attempt
+from ray_workers.forking import pin_origin
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.resume import choose
 from ray_workers.store import keys
 from ray_workers.store.attempts import create_run, end_attempt, read_run, run_names, this_process
-from ray_workers.store.bodies import Condemn, Retire
+from ray_workers.store.bodies import Condemn, Retire, RunDeleted
 from ray_workers.store.errors import (
     InvalidInputError,
     OutcomeUnknownError,
+    RuleRefusedError,
     RunNotFoundError,
     VersionNotFoundError,
 )
 from ray_workers.store.log import RunLog
 from ray_workers.store.memory import MemoryStore
+from ray_workers.store.sweep import delete_run, sweep
 from tests.support.applicants import open_as
 from tests.support.factories import MadeUpRun
-from tests.support.faulty_store import Fault, FaultyStore, fail_writes
+from tests.support.faulty_store import Died, Fault, FaultyStore, fail_writes
 
 
 @pytest.fixture
@@ -195,3 +200,112 @@ def test_a_fork_of_what_is_bad_or_given_up_creates_nothing(run, store):
         with pytest.raises(VersionNotFoundError, match=why):
             open_as(store, "flow", run="child", resume=reference)
     assert run_names(store) == ["run"]
+
+
+# --- deleted forks let go --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def child(run, store):
+    """A fork of version 2, trained to its end."""
+    made = run.fork(2, "child")
+    made.commit(30)
+    made.end()
+    return made
+
+
+def delete(store, run):
+    delete_run(store, run, by=this_process())
+
+
+def test_a_deleted_fork_lets_its_origin_be_deleted(child, store):
+    delete(store, "child")
+    assert pins(store) == []
+    assert 2 not in read_run(store, "run").protected()
+    delete(store, "run")
+    assert read_run(store, "run").deleted
+
+
+def test_a_fork_of_a_fork_is_deleted_from_the_youngest_on(child, store):
+    grandchild = child.fork(1, "grandchild")
+    grandchild.end()
+    with pytest.raises(RuleRefusedError, match="grandchild"):
+        delete(store, "child")
+    assert pins(store) == [("child", 2)]
+    for name in ("grandchild", "child", "run"):
+        delete(store, name)
+        assert read_run(store, name).deleted
+
+
+@pytest.mark.parametrize("heal", ["delete", "sweep"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_delete_that_died_before_it_let_go_is_made_up_for(run, child, store, heal, again):
+    child.append(RunDeleted())
+    if again:  # the name has gone through other hands since
+        other = MadeUpRun(store=store, name="child", ranks=1)
+        other.start()
+        other.end()
+        if heal == "sweep":
+            delete(store, "child")
+    assert pins(store) == [("child", 2)]
+    if heal == "delete":
+        delete(store, "run")
+        assert read_run(store, "run").deleted
+    else:
+        run.judge(2, 3)
+        sweep(store, "run", by=this_process())
+        assert pins(store) == []
+
+
+@pytest.mark.parametrize("name", ["child", "run"])
+def test_a_delete_that_dies_at_any_write_is_made_up_for(name):
+    for number in range(1, 4):
+        store = MemoryStore()
+        run = MadeUpRun(store=store, name="run", ranks=1)
+        run.start()
+        run.commit(10)
+        run.end()
+        run.fork(1, "child").end()
+        if name == "run":
+            MadeUpRun(store=store, name="child").append(RunDeleted())
+        with contextlib.suppress(Died):
+            delete(FaultyStore(store, fail_writes(number, Fault.DIE_BEFORE)), name)
+        for left in ("child", "run"):
+            if not read_run(store, left).deleted:
+                delete(store, left)
+        assert pins(store) == []
+
+
+def test_an_origin_that_is_gone_does_not_keep_a_fork_from_being_deleted(run, child, store):
+    for info in list(store.list("runs/run/")):
+        store.delete(info.key)
+    delete(store, "child")
+    assert read_run(store, "child").deleted
+    assert run_names(store) == ["child"]
+
+
+def test_a_fork_that_lives_or_is_still_to_come_keeps_its_pin(run, store):
+    """The name may be that of a run that was deleted before the fork was asked for."""
+    old = MadeUpRun(store=store, name="child", ranks=1)
+    old.start()
+    old.end()
+    delete(store, "child")
+    fork = pin_origin(store, "child", run="run", version="2", by=this_process())
+    for exists in (False, True):
+        if exists:
+            create_run(store, "child", by={}, origin=fork.origin, run_id=fork.child_run_id)
+        sweep(store, "run", by=this_process())
+        with pytest.raises(RuleRefusedError, match="child"):
+            delete(store, "run")
+        assert pins(store) == [("child", 2)]
+
+
+def test_a_fork_whose_log_cannot_be_read_keeps_its_pin(child, store):
+    child.append(RunDeleted())
+
+    def plan(call):
+        return Fault.UNAVAILABLE if call.key.startswith("runs/child/") else None
+
+    with pytest.raises(RuleRefusedError, match="child"):
+        delete(FaultyStore(store, plan), "run")
+    assert pins(store) == [("child", 2)]

@@ -13,7 +13,7 @@ from ray_workers.interval_facts import read_history
 from ray_workers.policies.retention import RetentionPolicy
 from ray_workers.storage_accounts import let_go_of
 from ray_workers.store import keys, log
-from ray_workers.store.bodies import Condemn, ResumeChosen, Retire, RunDeleted
+from ray_workers.store.bodies import Condemn, ResumeChosen, Retire, RolledBack, RunDeleted
 from ray_workers.store.clock import utc_now
 from ray_workers.store.memory import MemoryStore
 from tests.support.factories import MadeUpRun
@@ -97,6 +97,20 @@ def test_a_run_whose_versions_are_all_quarantined_is_critical(run):
     health = assess_run(aged(run, 60, (30,)), RUNNING, Objective(), NOW)
     assert (health.verdict, health.quarantined) == ("critical", ((1, "NaN"),))
     assert "1 quarantined" in health.reason
+
+
+def test_a_fresh_start_is_not_judged_by_a_quarantined_version_that_was_left_behind(run):
+    run.start()
+    run.commit(10)
+    run.judge(1, reason="NaN")
+    run.end("failed")
+    run.append(RolledBack(to=None))
+    run.start()
+    health = assess_run(aged(run, 30, ()), RUNNING, Objective(), NOW)
+    assert (health.verdict, health.reason) == (
+        "ready",
+        "it began a moment ago and has no version yet",
+    )
 
 
 @pytest.mark.parametrize(

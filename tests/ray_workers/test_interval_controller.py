@@ -96,6 +96,16 @@ def test_an_evaluation_beside_a_save_is_not_charged_to_it() -> None:
     assert scene.seconds < young(10.0)
 
 
+def test_an_evaluation_among_the_quiet_steps_does_not_hide_what_saves_cost() -> None:
+    scene = Scene()
+    scene.steps(50, 1.0)
+    scene.steps(1, 60.0)
+    scene.steps(10, 1.0)
+    scene.steps(10, 1.5, saving=True)
+    scene.saved(stall_s=0.05)
+    assert scene.seconds == pytest.approx(young(5.0), rel=0.4)
+
+
 def test_a_store_that_gets_slower_makes_the_interval_longer_and_back_again() -> None:
     scene = Scene()
     for _ in range(5):

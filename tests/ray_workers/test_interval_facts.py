@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from ray_workers import interval_facts
 from ray_workers.config import Saving
 from ray_workers.interval_account import account_of
 from ray_workers.interval_controller import IntervalController
 from ray_workers.interval_facts import history_of, plan_interval, read_history
 from ray_workers.policies.failure_rate import PRIOR, Evidence
 from ray_workers.policies.failure_words import placed
-from ray_workers.store.bodies import VersionName
+from ray_workers.store.bodies import Condemn, Retire, VersionName
 from ray_workers.store.run_state import AttemptState, RunState, VersionState
 from tests.support.factories import MadeUpRun, folder_store
 
@@ -279,3 +280,72 @@ def test_it_says_when_the_limits_are_not_the_runs_own(tmp_path: Path) -> None:
 def test_an_interval_that_cannot_be_is_refused_in_one_sentence() -> None:
     with pytest.raises(ValueError, match="must not be above"):
         Saving(min_interval_seconds=100, max_interval_seconds=10)
+
+
+class Calendar:
+    """The hour that records are written at, and that the history is read at."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.hour = 0.0
+        monkeypatch.setattr("ray_workers.store.log.utc_now", lambda: at(self.hour))
+        monkeypatch.setattr(interval_facts, "epoch_seconds", lambda: seconds(self.hour))
+
+
+@pytest.fixture
+def calendar(monkeypatch: pytest.MonkeyPatch) -> Calendar:
+    return Calendar(monkeypatch)
+
+
+def on_two_then_on_sixteen(tmp_path: Path, calendar: Calendar) -> MadeUpRun:
+    """An attempt of a hundred hours on 2 workers, and one on 16 that made the newest 20 versions."""
+    run = MadeUpRun(store=folder_store(tmp_path), ranks=2)
+    run.start()
+    run.commit(10)
+    run.commit(20)
+    calendar.hour = 100.0
+    run.end()
+    run.ranks = 16
+    run.start()
+    for step in range(21, 41):
+        run.commit(step)
+    calendar.hour = 101.0
+    return run
+
+
+def test_the_hours_of_an_older_attempt_are_of_the_workers_that_it_had(
+    tmp_path: Path, calendar: Calendar
+) -> None:
+    run = on_two_then_on_sixteen(tmp_path, calendar)
+    found = read_history(run.store, "digits")
+    assert [item.worker_hours for item in found.evidence] == [200, 16]
+    assert (found.workers, len(found.costs_s)) == (16, 20)
+
+
+def test_the_older_of_two_versions_tells_as_much_and_an_attempt_long_ago_is_not_asked(
+    tmp_path: Path, calendar: Calendar
+) -> None:
+    run = on_two_then_on_sixteen(tmp_path, calendar)
+    run.append(Retire(versions=(run.version(2).name,)))
+    run.append(Condemn(versions=(run.version(2).name,)))
+    assert read_history(run.store, "digits").evidence[0].worker_hours == 200
+    run.store.delete(run.manifest_key(1))
+    assert read_history(run.store, "digits").evidence[0].worker_hours == 1600
+    calendar.hour = 3000.0
+    assert read_history(run.store, "digits").evidence[0].worker_hours == 1600
+
+
+def test_versions_that_thinning_left_far_apart_say_nothing_of_what_saves_cost(
+    tmp_path: Path, calendar: Calendar
+) -> None:
+    run = MadeUpRun(store=folder_store(tmp_path))
+    run.start()
+    for hour in range(1, 6):
+        calendar.hour = hour
+        run.commit(10 * hour)
+    whole = read_history(run.store, "digits").overhead
+    assert whole == pytest.approx(0.25 / 3600)
+    for number in (2, 3):
+        run.store.delete(run.manifest_key(number))
+    assert read_history(run.store, "digits").overhead == pytest.approx(whole)
+    run.store.delete(run.manifest_key(5))
+    assert read_history(run.store, "digits").overhead is None

@@ -9,6 +9,7 @@ from ray_workers.opening_attempt import final_version
 from ray_workers.resume import ResumeSpec
 from ray_workers.store.attempts import (
     read_run,
+    roll_back,
     run_names,
     start_attempt,
     this_process,
@@ -165,6 +166,26 @@ def test_of_two_that_start_at_once_one_is_refused(store, monkeypatch):
     with pytest.raises(RunBusyError):
         open_as(store, "flow", running="flow run 'calm-bee'")
     assert [a.flow_run_id for a in read_run(store, "run").attempts.values()] == ["other"]
+
+
+@pytest.mark.parametrize("resume", ["never", "run@1"])
+def test_of_two_that_start_at_once_the_refused_one_rolls_nothing_back(
+    run, store, resume, monkeypatch
+):
+    """The other comes between this one's look at the log and its rollback."""
+    real = roll_back
+    other: list[int] = []
+
+    def late(log, to, **values):
+        other.append(open_as(store, "other", by=ELSEWHERE)[1])
+        real(log, to, **values)
+
+    monkeypatch.setattr(opening_attempt, "roll_back", late)
+    with pytest.raises(RunBusyError):
+        open_as(store, "flow", resume=resume, running="flow run 'calm-bee'")
+    state = read_run(store, "run")
+    assert abandoned(state) == []
+    assert [state.open_fence] == other
 
 
 def test_a_refused_applicant_rolls_nothing_back(run, store):

@@ -3,6 +3,7 @@ import pytest
 from ray_workers.policies.retention import RetentionPolicy
 from ray_workers.retiring import plan_retention, retire
 from ray_workers.store.bodies import RolledBack
+from ray_workers.store.errors import NewerFormatError, StoreRefusedError, StoreUnavailableError
 from ray_workers.store.memory import MemoryStore
 from tests.support.factories import MadeUpRun
 
@@ -54,3 +55,45 @@ def test_what_the_plan_retires_can_be_retired(run):
     plan = plan_retention(run.store, run.log.refresh(), RetentionPolicy(keep_best=1))
     retire(run.log, plan, reason="test")
     assert {n for n, v in run.log.state.versions.items() if v.status == "live"} == {3, 8, 9}
+
+
+@pytest.fixture
+def fail_once(run, monkeypatch):
+    """The store raises at the first read of a version's manifest; returns the errors still to come."""
+    errors = []
+    get = run.store.get
+
+    def fails(number, error):
+        errors.append(error)
+        wanted = run.manifest_key(number)
+
+        def refuse(key, **limits):
+            if key == wanted and errors:
+                raise errors.pop()
+            return get(key, **limits)
+
+        monkeypatch.setattr(run.store, "get", refuse)
+        return errors
+
+    return fails
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError, StoreRefusedError, NewerFormatError])
+@pytest.mark.parametrize("rules", [{"keep_best": 1}, {"keep_best": 1, "keep_last": 1}])
+def test_the_best_is_kept_though_the_store_did_not_let_us_read_it(run, fail_once, error, rules):
+    left = fail_once(7, error("not now"))
+    assert kept(run, **rules)[7] == "its metrics cannot be read"
+    assert not left
+
+
+def test_without_a_rule_that_asks_for_metrics_nothing_is_read(run, fail_once):
+    left = fail_once(7, StoreUnavailableError("not now"))
+    assert 7 not in kept(run, keep_last=1)
+    assert left
+
+
+def test_a_manifest_that_is_lost_is_not_kept_for_its_metrics(run):
+    run.store.delete(run.manifest_key(7))
+    found = kept(run, keep_best=1)
+    assert found[3] == "one of the best 1 by loss"
+    assert 7 not in found

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ray_workers.store.errors import ObjectNotFoundError, StoreRefusedError
+from ray_workers.store.errors import (
+    ObjectNotFoundError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
 from ray_workers.store.local_folder import LocalFolderStore
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.opening import StorageTarget
@@ -17,6 +21,7 @@ from tests.ray_workers.store.store_conformance import (
     SharedStoreConformance,
     StoreConformance,
 )
+from tests.support.factories import MadeUpRun, folder_store
 
 
 class TestLocalFolderStore(StoreConformance, SharedStoreConformance):
@@ -132,3 +137,40 @@ def test_a_file_deleted_during_a_listing_is_left_out(local, root):
     assert next(listing).key == "a"
     (root / "b").unlink()
     assert [info.key for info in listing] == ["c"]
+
+
+def test_a_root_that_is_gone_is_not_built_again_on_the_disk_below(tmp_path):
+    disk = tmp_path / "disk"
+    run = MadeUpRun(store=folder_store(disk / "root"))
+    run.start()
+    run.commit(10)
+    disk.rename(tmp_path / "unmounted")
+    disk.mkdir()
+    with pytest.raises(StoreUnavailableError, match="is its disk mounted"):
+        run.commit(20)
+    assert list(disk.iterdir()) == []
+    disk.rmdir()
+    (tmp_path / "unmounted").rename(disk)
+    assert run.commit(30) == 2
+
+
+def test_another_folder_in_the_place_of_the_root_is_not_written_to(local, root, tmp_path):
+    local.put("runs/a/log/1", b"1")
+    root.rename(tmp_path / "unmounted")
+    root.mkdir()
+    for write in (local.put, local.put_if_absent):
+        for key in ("runs/a/log/2", "runs/b/log/1", "probe/1"):
+            with pytest.raises(StoreUnavailableError, match="another folder"):
+                write(key, b"2")
+    assert list(root.iterdir()) == []
+
+
+def test_a_root_that_was_there_and_is_gone_before_the_first_write_is_not_made(root):
+    LocalFolderStore(root).put("a", b"x")
+    reader = LocalFolderStore(root)
+    assert reader.get("a") == b"x"
+    (root / "a").unlink()
+    root.rmdir()
+    with pytest.raises(StoreUnavailableError, match="is gone"):
+        reader.put("b", b"y")
+    assert not root.exists()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from ray_workers.store import keys, sweep_plan
 from ray_workers.store import sweep as sweep_module
 from ray_workers.store.attempts import read_run
 from ray_workers.store.bodies import Repaired, Retire, RunCreated
+from ray_workers.store.catalog import VersionCatalog
 from ray_workers.store.errors import RuleRefusedError, StoreUnavailableError
 from ray_workers.store.memory import MemoryStore
 from ray_workers.store.object_store import ObjectStore
@@ -18,7 +21,7 @@ from ray_workers.store.probe import PROBE_PREFIX
 from ray_workers.store.sweep import SweepReport, delete_run, plan_sweep, sweep
 from ray_workers.store.versions import verify_bytes
 from tests.support.factories import MadeUpRun, flip_byte, folder_store
-from tests.support.faulty_store import Died, Fault, FaultyStore, Hooked
+from tests.support.faulty_store import Call, Died, Fault, FaultyStore, Hooked
 from tests.support.plain_log import damage
 
 BY = {"host": "sweeper"}
@@ -271,6 +274,59 @@ def test_a_second_sweep_finds_nothing_left():
     swept(run)
     slot = read_run(run.store, run.name).slot
     assert (swept(run).deleted, read_run(run.store, run.name).slot) == (0, slot)
+
+
+class Reads:
+    """Passes everything on, and notes what is read."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self.keys: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def get(self, key: str, **limits: Any) -> bytes:
+        self.keys.append(key)
+        return self._store.get(key, **limits)
+
+
+def test_nobody_asks_again_for_what_was_swept():
+    run = new_run()
+    retire(run, 1, 2)
+    gone = {run.manifest_key(1), run.manifest_key(2)}
+    swept(run)
+    reads = Reads(run.store)
+    VersionCatalog(reads, run.name).entries(read_run(run.store, run.name))
+    swept(run, reads)
+    plan_sweep(reads, run.name)
+    assert gone.isdisjoint(reads.keys)
+    assert {run.manifest_key(n) for n in (3, 4, 5)} <= set(reads.keys)
+
+
+def test_a_condemn_that_rotted_as_it_was_stored_is_no_licence():
+    run = new_run()
+    retire(run, 1)
+    slot = read_run(run.store, run.name).slot + 1
+    before = data_keys(run)
+
+    def rot(call: Call) -> Fault | None:
+        return Fault.ROT if call.is_write and call.key == keys.log_key(run.name, slot) else None
+
+    report = swept(run, FaultyStore(run.store, rot))
+    assert (report.condemned, report.deleted) == ((1,), 0)
+    assert data_keys(run) == before
+
+
+def test_an_idle_sweep_reads_each_record_once():
+    run = new_run()
+    retire(run, 1, 2)
+    swept(run)
+    last = read_run(run.store, run.name).slot
+    reads = Reads(run.store)
+    assert swept(run, reads).deleted == 0
+    records = Counter(key for key in reads.keys if "/log/" in key)
+    assert {records[keys.log_key(run.name, slot)] for slot in range(1, last + 1)} == {1}
 
 
 @pytest.mark.parametrize("fault", [Fault.DIE_BEFORE, Fault.DIE_AFTER, Fault.LOSE_RESPONSE])
