@@ -32,6 +32,7 @@ from ray_workers.shard_reading import (
     stored_signature,
 )
 from ray_workers.state_tree import escape, join, split
+from ray_workers.storable import check_model
 from ray_workers.store.errors import InvalidInputError, StateMismatchError
 from ray_workers.store.layout import TensorLayout
 from ray_workers.store.manifest import Manifest
@@ -78,6 +79,7 @@ class TrainingParts:
                 "The model is wrapped in FullyShardedDataParallel (FSDP1), whose state cannot be stored without "
                 "collectives: use torch.distributed.fsdp.fully_shard (FSDP2)."
             )
+        check_model(self.model)
         # Now, and not at the first save.
         for kind, items in (("scheduler", _named(self.scheduler)), ("extra", dict(self.extra))):
             for name, item in items.items():
