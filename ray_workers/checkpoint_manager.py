@@ -80,8 +80,10 @@ class CheckpointManager:
         """
         save = report.staged.save
         with self._lock:
-            if save in self._outcomes:
-                return self._outcomes[save]
+            known = self._outcomes.get(save)
+            if known is not None:
+                # Stored once more, as after an agent's death: the version names the shards of the first time.
+                return replace(known, resend=known.resend or known.number is not None)
             if report.fence != self._attempt.fence:
                 return self._dropped(
                     save,

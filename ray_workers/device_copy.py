@@ -1,4 +1,4 @@
-"""Copies from a CUDA device into staging memory, on a stream of their own beside training.
+"""Copies from CUDA devices into staging memory, on streams of their own beside training.
 
 Nothing here makes the processor wait for the device while training goes on, as long as the staging memory is pinned:
 what may change at once is copied in the order of training's own stream; the rest on a side stream, and the optimizer's
@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["DeviceCopies", "on_device", "pin", "unpin"]
+from ray_workers.store.errors import InvalidInputError
+
+__all__ = ["DeviceCopies", "check_device", "on_device", "pin", "unpin"]
 
 _cuda: Any = torch.cuda  # its constructors have no types
 
@@ -28,6 +30,16 @@ _PORTABLE = 1
 
 def on_device(tensor: torch.Tensor) -> bool:
     return tensor.device.type != "cpu"
+
+
+def check_device(what: str, tensor: torch.Tensor) -> None:
+    """Raise `InvalidInputError` when it lies on a device that no copy is made from."""
+    device = tensor.device
+    # What has no data yet is refused where its values are asked for.
+    if device.type not in ("cpu", "cuda", "meta"):
+        raise InvalidInputError(
+            f"{what} lies on {device}, and state is saved from the CPU and from CUDA devices alone: train on one of those."
+        )
 
 
 def pin(address: int, length: int) -> bool:
@@ -48,7 +60,7 @@ def unpin(address: int) -> None:
 
 
 class DeviceCopies:
-    """What one save copies from one device.
+    """What one save copies from the devices of this process.
 
     Args:
         at_once: may change with the next kernel that training starts.
@@ -56,7 +68,25 @@ class DeviceCopies:
     """
 
     def __init__(self, at_once: Copies, later: Copies) -> None:
-        device = (at_once or later)[0][0].device
+        # A stream and its events order the work of their own device, and say nothing of another one's.
+        devices = dict.fromkeys(source.device for source, _ in (*at_once, *later))
+        self._each = [
+            _OneDevice(device, _from(device, at_once), _from(device, later)) for device in devices
+        ]
+
+    def hold_back_step(self) -> None:
+        """What training enqueues from now on runs after the copies. The processor goes on."""
+        for one in self._each:
+            one.hold_back_step()
+
+    def wait(self) -> None:
+        """Return when the bytes are in host memory; for a background thread."""
+        for one in self._each:
+            one.wait()
+
+
+class _OneDevice:
+    def __init__(self, device: torch.device, at_once: Copies, later: Copies) -> None:
         self._training = torch.cuda.current_stream(device)
         # Before the at-once copies are enqueued: the side stream need not wait for them.
         side = _cuda.Stream(device)
@@ -67,13 +97,15 @@ class DeviceCopies:
             self._at_once = _enqueue(at_once, None)
 
     def hold_back_step(self) -> None:
-        """What training enqueues from now on runs after the copies. The processor goes on."""
         self._training.wait_event(self._later)
 
     def wait(self) -> None:
-        """Return when the bytes are in host memory; for a background thread."""
         self._later.synchronize()
         self._at_once.synchronize()
+
+
+def _from(device: torch.device, copies: Copies) -> Copies:
+    return [pair for pair in copies if pair[0].device == device]
 
 
 def _enqueue(copies: Copies, side: Any | None) -> Any:

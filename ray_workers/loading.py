@@ -21,7 +21,7 @@ from typing_extensions import Buffer
 from ray_workers.plain_names import plain_state
 from ray_workers.planners import SHARED_PREFIX
 from ray_workers.shard_reading import empty_tensor, load_tensors
-from ray_workers.state_tree import escape, join
+from ray_workers.state_tree import join, split
 from ray_workers.store.attempts import read_run
 from ray_workers.store.errors import StateMismatchError, VersionGoneError
 from ray_workers.store.manifest import Manifest
@@ -144,7 +144,8 @@ def load_into(
     }
     if not wanted:
         raise StateMismatchError(f"The model has no parameter or buffer named like {names!r}.")
-    template = {f"{SHARED_PREFIX}/model/{escape(name)}": value for name, value in wanted.items()}
+    # As they are stored: complex128 as pairs of real numbers.
+    template = split(wanted, prefix=f"{SHARED_PREFIX}/model").tensors
     missing = sorted(path for path in template if path not in stored.manifest.tensors)
     if missing:
         more = " …" if len(missing) > _MOST_NAMES else ""

@@ -56,7 +56,7 @@ class AgentConfig:
     num_cpus=0,
     max_restarts=-1,
     max_task_retries=0,
-    concurrency_groups={"io": _WAITING, "control": 2},
+    concurrency_groups={"io": _WAITING, "control": 2, "memory": 2},
 )
 class NodeAgent:
     def __init__(self, config: AgentConfig) -> None:
@@ -142,8 +142,9 @@ class NodeAgent:
         """Why the attempt must end, with the grace that is left by now."""
         return self._coordination.stop_request()
 
-    @ray.method(concurrency_group="control")
+    @ray.method(concurrency_group="memory")
     def allocate(self, rank: int, count: int, size: int) -> list[str]:
+        """May take minutes for a large state, while everything else is still answered."""
         self._uploader.forget()  # what the rank had is removed
         return self._staging.allocate(rank, count=count, size=size)
 

@@ -167,6 +167,8 @@ def _claimed(part: Path, size: int) -> Iterator[int | None]:
         own.unlink(missing_ok=True)
         if mine:
             _unlink_same(part, descriptor)
+        # Closing does not do it while the file is mapped, and an error on its way keeps the mapping.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

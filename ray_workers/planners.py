@@ -41,6 +41,7 @@ __all__ = [
     "PawlLoadPlanner",
     "PawlSavePlanner",
     "Signature",
+    "check_placements",
     "describe_mismatch",
     "is_owner",
     "local_part",
@@ -68,6 +69,18 @@ def local_part(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def check_placements(what: str, tensor: DTensor) -> None:
+    """Raise `InvalidInputError` when it is distributed in a way that cannot be stored."""
+    unknown = [one for one in tensor.placements if not isinstance(one, Replicate | Shard)]
+    if not unknown:
+        return
+    if any("StridedShard" in type(placement).__name__ for placement in unknown):
+        why = "FSDP2 with tensor parallel on the same dimension is not supported. Shard that dimension by one of the two"
+    else:
+        why = "only Shard and Replicate can be stored. Reduce it first"
+    raise InvalidInputError(f"{what} is distributed as {tensor.placements}: {why}.")
+
+
 def is_owner(path: str, tensor: torch.Tensor, rank: int) -> bool:
     """True when `rank`, which must be this process, writes its part of `tensor`.
 
@@ -81,11 +94,7 @@ def is_owner(path: str, tensor: torch.Tensor, rank: int) -> bool:
     if not isinstance(tensor, DTensor):
         return rank == 0
     coordinate = tensor.device_mesh.get_coordinate()
-    if not all(isinstance(placement, Replicate | Shard) for placement in tensor.placements):
-        raise InvalidInputError(
-            f"The tensor {path} is distributed as {tensor.placements}: only Shard and Replicate can be stored. "
-            "Reduce it first."
-        )
+    check_placements(f"The tensor {path}", tensor)
     if coordinate is None:
         return False
     replicas = zip(coordinate, tensor.placements, strict=True)

@@ -24,6 +24,8 @@ _RESUBMIT_PAUSE_S = 1.0
 _STOP_POLL_S = 0.25
 _STOP_TIMEOUT_S = 10.0
 _ALLOCATE_TIMEOUT_S = 60.0
+_RESERVED_A_SECOND = 100e6
+"""Bytes: far below what a machine clears of memory, of which all ranks of a node want theirs at once."""
 _AT_WORK_TIMEOUT_S = 120.0
 """Above what the agent waits for the checkpoint actor, and for its successor."""
 
@@ -55,12 +57,13 @@ class RayPipeline:
         self._listener: _StopListener | None = None
 
     def allocate(self, rank: int, *, count: int, size: int) -> list[str]:
-        deadline = time.monotonic() + _ALLOCATE_TIMEOUT_S
+        timeout_s = _ALLOCATE_TIMEOUT_S + count * size / _RESERVED_A_SECOND
+        deadline = time.monotonic() + timeout_s
         while True:
             try:
                 paths: list[str] = ray.get(
                     self._link.actor.allocate.remote(rank, count, size),
-                    timeout=_ALLOCATE_TIMEOUT_S,
+                    timeout=timeout_s,
                 )
             except (RayTaskError, GetTimeoutError):
                 raise

@@ -18,12 +18,13 @@ from ray_workers.resharding import check_worker_count, reshard, sources
 from ray_workers.shard_reading import empty_tensor, stored_layouts
 from ray_workers.staging_files import StagingFolder
 from ray_workers.state_join import join
-from ray_workers.store.errors import DigestMismatchError, StateMismatchError
+from ray_workers.store.errors import StateMismatchError
 from ray_workers.store.fetch import StoredRanges
-from ray_workers.store.manifest import Manifest, check_coverage
+from ray_workers.store.manifest import Manifest
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.shard_filling import WHOLE_BYTES, Places, fill_from, fill_shard
 from ray_workers.store.shards import ShardEntry, read_shard
+from ray_workers.store.versions import manifest_at
 from ray_workers.tensor_filling import fill_tensors
 from ray_workers.training_state import TrainingParts, restore_by
 
@@ -42,15 +43,8 @@ _log = logging.getLogger("pawl.restore")
 
 
 def read_manifest(store: ObjectStore, point: ResumePoint) -> Manifest:
-    """The manifest of `point`, its digest verified. Raises `DamageError` or `ObjectNotFoundError`."""
-    data = store.get(point.manifest_key)
-    manifest = Manifest.from_bytes(data, key=point.manifest_key)
-    if manifest.digest != point.name.manifest:
-        raise DigestMismatchError(
-            f"{point.manifest_key} is not the manifest that was committed.", key=point.manifest_key
-        )
-    check_coverage(manifest, key=point.manifest_key)
-    return manifest
+    """The manifest of `point`. Raises as `store.versions.load_manifest`."""
+    return manifest_at(store, point.manifest_key, point.name.manifest)
 
 
 def check_payload(manifest: Manifest, point: ResumePoint, *, has_model: bool) -> None:

@@ -196,6 +196,8 @@ class Saver:
             flight.pending = self._pipeline.submit(staged)
         except (PawlError, OSError) as error:
             self._decline(flight, str(error))
+        except Exception as error:  # noqa: BLE001 - the outermost frame of a thread: a save that nobody ends stays open for ever
+            self._decline(flight, f"{type(error).__name__}: {error}")
         finally:
             flight.handed_over.set()
 

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch.distributed.tensor import DTensor
 
-from ray_workers.device_copy import DeviceCopies, on_device
+from ray_workers.device_copy import DeviceCopies, check_device, on_device
 from ray_workers.host_copy import CopySegment, HostCopy, address_of, copy_now
 from ray_workers.planners import local_part
 from ray_workers.shard_io import PlannedChunk, ShardPlan, write_headers
@@ -147,6 +147,7 @@ class _Sorter:
             if isinstance(tensor, DTensor):
                 self._watch(chunk.path, tensor.detach())
         if away:
+            check_device(f"The tensor {chunk.path}", source)  # of other parts than the model
             pair = (source, self._target(chunk))
             (self.device_later if steady else self.device_at_once).append(pair)
         else:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.planner import LoadPlanner, ReadItem
 
+from ray_workers.memory_spans import sharing_memory
 from ray_workers.planners import PawlLoadPlanner
 from ray_workers.shard_reading import PawlStorageReader, chunk_in, stored_layouts
 from ray_workers.store.layout import Chunk, TensorLayout
@@ -58,18 +59,31 @@ def fill_tensors(
     metadata = reader.read_metadata()
     planner.set_up_planner(dict(template), metadata, is_coordinator=False)
     plan = planner.finish_plan(planner.create_local_plan())
+    second = _second_in_memory(template)
     fillings: dict[int, _Filling] = defaultdict(_Filling)
     for item in plan.items:
         layout = layouts[item.storage_index.fqn]
         chunk = reader.chunk(item)
-        fillings[chunk.shard].add(chunk, layout, item, planner)
+        last = second.get(item.dest_index.fqn, 0)
+        fillings[chunk.shard].add(_Wanted(layout, chunk, last), item, planner)
     entries = _from(reader.entries(fillings), begin)
     with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
         running = [
             pool.submit(fillings[index].run, entry, fill_shard) for index, entry in entries.items()
         ]
-    for one in running:
-        one.result()
+    left = [wanted for one in running for wanted in one.result()]
+    for wanted in sorted(left, key=lambda wanted: wanted.last):
+        wanted.spread()
+
+
+def _second_in_memory(template: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Paths of tensors that lie in another one's memory, from 1 on in the order in which they are to be written.
+
+    Two shards must not come to one place at once: neither would have its digest. So the first tensor is filled there, and
+    the others, which as a rule hold the same, after all shards are verified; as everywhere, the last one stands.
+    """
+    second = {path for _, *others in sharing_memory(template) for path in others}
+    return {path: place for place, path in enumerate(template, 1) if path in second}
 
 
 def _from(entries: Mapping[int, ShardEntry], begin: float) -> dict[int, ShardEntry]:
@@ -84,20 +98,29 @@ class _Wanted:
 
     layout: TensorLayout
     chunk: Chunk
+    last: int
+    """Not 0: nothing goes to its place until all shards are verified, and then in the order of these numbers."""
     items: list[tuple[ReadItem, torch.Tensor]] = field(default_factory=list)
+    memory: torch.Tensor | None = None
+    """Where the chunk's bytes go."""
 
-    def memory(self) -> torch.Tensor:
-        """Where the chunk's bytes go: its target's own memory if they lie there as they are stored, else new."""
+    def prepare(self) -> None:
+        """Have them go to their target's own memory if they lie there as they are stored, else to new."""
         dtype = dtype_named(self.layout.dtype)
         shape = torch_shape(dtype, self.chunk.shape)
-        if len(self.items) == 1:
+        if len(self.items) == 1 and not self.last:
             item, target = self.items[0]
             if tuple(item.lengths) == shape and _is_plain(target):
-                return target
-        return torch.empty(shape, dtype=dtype)
+                self.memory = target
+                return
+        self.memory = torch.empty(shape, dtype=dtype)
 
-    def spread(self, memory: torch.Tensor) -> None:
+    @torch.no_grad()
+    def spread(self) -> None:
         """Bring the verified values to where `memory` is not."""
+        memory, self.memory = self.memory, None
+        if memory is None:
+            return
         for item, target in self.items:
             if target is memory:
                 # The bytes came by address; whoever watches for changes in place is told.
@@ -117,23 +140,30 @@ class _Filling:
 
     wanted: dict[str, _Wanted] = field(default_factory=dict)
 
-    def add(self, chunk: Chunk, layout: TensorLayout, item: ReadItem, planner: LoadPlanner) -> None:
-        target = planner.resolve_tensor(item).detach()
-        self.wanted.setdefault(chunk.name, _Wanted(layout, chunk)).items.append((item, target))
+    def add(self, new: _Wanted, item: ReadItem, planner: LoadPlanner) -> None:
+        wanted = self.wanted.setdefault(new.chunk.name, new)
+        wanted.last = max(wanted.last, new.last)
+        wanted.items.append((item, planner.resolve_tensor(item).detach()))
 
-    def run(self, entry: ShardEntry, fill_shard: FillShard) -> None:
-        memories = {name: wanted.memory() for name, wanted in self.wanted.items()}
+    def run(self, entry: ShardEntry, fill_shard: FillShard) -> list[_Wanted]:
+        """Read the shard, and give back what of it is to be spread last."""
+        for wanted in self.wanted.values():
+            wanted.prepare()
 
         def places(tensors: tuple[ShardTensor, ...]) -> Sequence[memoryview | None]:
             found = {tensor.name: tensor for tensor in tensors}
             for wanted in self.wanted.values():
                 chunk_in(found, wanted.chunk, wanted.layout.dtype, key=entry.key)
-            return [_bytes_of(memories.get(tensor.name)) for tensor in tensors]
+            return [self._place(tensor.name) for tensor in tensors]
 
         fill_shard(entry, places)
-        with torch.no_grad():
-            for name, wanted in self.wanted.items():
-                wanted.spread(memories[name])
+        for wanted in self.wanted.values():
+            if not wanted.last:
+                wanted.spread()
+        return [wanted for wanted in self.wanted.values() if wanted.last]
+
+    def _place(self, name: str) -> memoryview | None:
+        return _bytes_of(self.wanted[name].memory) if name in self.wanted else None
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

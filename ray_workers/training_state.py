@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import torch
@@ -15,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import set_model_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 
+from ray_workers.memory_spans import sharing_memory
 from ray_workers.optimizer_state import (
     capture_optimizer,
     check_optimizer,
@@ -32,6 +34,7 @@ from ray_workers.shard_reading import (
     stored_signature,
 )
 from ray_workers.state_tree import escape, join, split
+from ray_workers.storable import check_model
 from ray_workers.store.errors import InvalidInputError, StateMismatchError
 from ray_workers.store.layout import TensorLayout
 from ray_workers.store.manifest import Manifest
@@ -78,6 +81,7 @@ class TrainingParts:
                 "The model is wrapped in FullyShardedDataParallel (FSDP1), whose state cannot be stored without "
                 "collectives: use torch.distributed.fsdp.fully_shard (FSDP2)."
             )
+        check_model(self.model)
         # Now, and not at the first save.
         for kind, items in (("scheduler", _named(self.scheduler)), ("extra", dict(self.extra))):
             for name, item in items.items():
@@ -169,7 +173,7 @@ def template(
     """A tensor by path for all that is stored below `prefix`, for `load_tensors`; none is filled.
 
     The model's are its own. Optimizer state that is not there yet gets memory on its parameter's device, sharded like
-    it. The rest are the objects' own tensors where they fit, else new ones on the CPU.
+    it. The rest are the objects' own tensors where they fit and share memory with nothing, else new ones.
 
     Raises:
         StateMismatchError: the stored model is not this model.
@@ -179,8 +183,10 @@ def template(
     model = f"{prefix}/model"
     own = {path: tensor for path, tensor in live.items() if path.startswith(f"{model}/")}
     check_fit(own, manifest, prefix=model)
+    # A fresh object may hold one tensor for what were two when it was saved.
+    shared = set(chain.from_iterable(sharing_memory(live)))
     rest = {
-        path: _place(path, layout, live.get(path), owners)
+        path: _place(path, layout, live.get(path), owners, shared=path in shared)
         for path, layout in stored_layouts(manifest, prefix).items()
         if path not in own
     }
@@ -199,18 +205,17 @@ def _place(
     layout: TensorLayout,
     live: torch.Tensor | None,
     owners: Mapping[str, torch.Tensor],
+    *,
+    shared: bool,
 ) -> torch.Tensor:
-    if live is not None and _is_fillable(live) and signature_of(live) == stored_signature(layout):
-        return live
+    if live is not None and signature_of(live) == stored_signature(layout):
+        # An expanded tensor has fewer places than items, so it cannot be written to.
+        fillable = isinstance(live, DTensor) or live.is_contiguous()
+        return live if fillable and not shared else torch.empty_like(live)
     parent, _, key = path.rpartition("/")
     if parent in owners:
         return empty_state(owners[parent], key, layout)
     return empty_tensor(layout)
-
-
-def _is_fillable(tensor: torch.Tensor) -> bool:
-    # An expanded tensor has fewer places than items, so it cannot be written to.
-    return isinstance(tensor, DTensor) or tensor.is_contiguous()
 
 
 def restore(

@@ -38,6 +38,7 @@ __all__ = [
     "best_version",
     "find_version",
     "load_manifest",
+    "manifest_at",
     "parse_reference",
     "verify_bytes",
 ]
@@ -156,11 +157,16 @@ def load_manifest(store: ObjectStore, run: str, version: VersionState) -> Manife
             f"The log names version {version.number} by {version.manifest[:80]!r}, which is no digest of a manifest."
         )
     key = keys.manifest_key(run, version.fence, version.manifest)
+    return manifest_at(store, key, version.manifest)
+
+
+def manifest_at(store: ObjectStore, key: str, digest: str) -> Manifest:
+    """The manifest under `key`, of which the log says the digest, in hex. Raises as `load_manifest`."""
     try:
-        manifest = _read_manifest(store, key, version.manifest)
+        manifest = _read_manifest(store, key, digest)
     except DamageError:
         # The transfer may be at fault, and not the object.
-        manifest = _read_manifest(store, key, version.manifest)
+        manifest = _read_manifest(store, key, digest)
     check_coverage(manifest, key=key)
     return manifest
 

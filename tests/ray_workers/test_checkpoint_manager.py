@@ -7,6 +7,8 @@ import pytest
 
 from ray_workers.checkpoint_manager import CheckpointManager
 from ray_workers.messages import RankState, SaveId, ShardReport, StagedPart, StagedShard
+from ray_workers.pipeline import store_and_report
+from ray_workers.reuse import Offer, Reuse
 from ray_workers.store import manifest as manifest_module
 from ray_workers.store.attempts import (
     create_run,
@@ -29,6 +31,7 @@ from ray_workers.store.memory import MemoryStore
 from ray_workers.store.records import canonical_json
 from ray_workers.store.shards import ShardEntry
 from ray_workers.store.versions import load_manifest
+from ray_workers.uploader import Uploader
 from ray_workers.version_assembly import AttemptIdentity
 from tests.support.faulty_store import Fault, FaultyStore
 from tests.support.small_training import patient_process, small_loop
@@ -139,8 +142,36 @@ def test_a_report_said_twice_is_answered_and_commits_once(store):
     report(manager, 10, rank=1)
     assert report(manager, 10, rank=1) is None  # the same rank again completes nothing
     outcome = report(manager, 10, rank=0)
-    assert report(manager, 10, rank=0) == outcome
+    assert not outcome.resend
+    # What the version names is what the first one stored.
+    assert report(manager, 10, rank=0) == replace(outcome, resend=True)
     assert list(read_run(store, "run").versions) == [1]
+
+
+def test_what_was_stored_once_more_behind_a_commit_is_nothing_to_build_on(store, tmp_path):
+    manager = new_manager(store)
+    buffer = tmp_path / "buffer"
+    buffer.write_bytes(b"x" * 100)
+    staged = replace(made_report(manager, 10, ranks=1).staged, path=str(buffer))
+
+    def from_a_new_agent():
+        uploader, fence = Uploader(store, "run", tries=1), manager._attempt.fence
+        return store_and_report(uploader, staged, fence, manager.gather, manager.give_up)
+
+    first, second = from_a_new_agent(), from_a_new_agent()
+    named = load_manifest(store, "run", read_run(store, "run").versions[1]).shards
+    assert (first.shards, second.shards) == (named, ())
+    reuse = Reuse(rank=0, full_every=10)
+    offer = Offer(groups=(frozenset({"shared/model/w0"}),))
+    for outcome, known in ((first, named), (second, ())):
+        reuse.heard(offer, outcome)
+        assert reuse._stored == known
+
+
+def test_a_shard_that_comes_behind_its_dropped_save_says_nothing_of_what_is_stored(store):
+    manager = new_manager(store)
+    manager.give_up(save(10), "rank 1: no")
+    assert not report(manager, 10, rank=0).resend
 
 
 def test_a_report_under_another_fence_is_void(store):

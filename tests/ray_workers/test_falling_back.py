@@ -14,13 +14,16 @@ from unittest import mock
 import pytest
 import torch.distributed as dist
 
-from ray_workers import restoring
+from ray_workers import coming_back, restoring
 from ray_workers.falling_back import BadRead, next_point
+from ray_workers.messages import ResumePoint
 from ray_workers.policies.soundness import SoundnessPolicy
+from ray_workers.restoring import read_manifest
 from ray_workers.resume import choose
 from ray_workers.startup import PHASES
 from ray_workers.store.attempts import read_run, start_attempt
 from ray_workers.store.errors import DamageError, DigestMismatchError, TrainingFailedError
+from ray_workers.store.keys import manifest_key
 from ray_workers.store.log import RunLog
 from ray_workers.store.memory import MemoryStore
 from ray_workers.store.opening import open_root
@@ -97,6 +100,29 @@ def test_with_no_other_version_the_attempt_ends_and_the_next_one_starts_afresh(k
         run.attempt(spoiling(run, 1, 2, 3, 4))
     again = run.attempt(small_loop())
     assert again.point is None
+    assert final_digests(run) == expected
+
+
+def flipping_manifests(times):
+    """`read_manifest` over a network that damages so many transfers of a manifest."""
+    left = [Fault.FLIP_BIT] * times
+
+    def read(store, point):
+        flip = FaultyStore(
+            store, lambda call: left.pop() if left and call.key == point.manifest_key else None
+        )
+        return read_manifest(flip, point)
+
+    return mock.patch.object(coming_back, "read_manifest", read), left
+
+
+def test_a_manifest_that_is_damaged_on_its_way_is_read_once_more(killed):
+    run, expected = killed
+    damaged, left = flipping_manifests(1)
+    with damaged:
+        done = run.attempt(small_loop())
+    assert not left
+    assert done.state.attempts[done.fence].passed_over == ()
     assert final_digests(run) == expected
 
 
@@ -196,6 +222,20 @@ def test_a_version_is_bad_only_if_it_holds_neither_on_the_first_rank_nor_on_the_
             falling_back(three, ranks, reads_from=damaging)
     assert three.version(3).rung == ("sound" if witness else "quarantined")
     assert [three.version(n).rung for n in (1, 2)] == ["sound", "sound"]
+
+
+def test_a_damaged_manifest_is_not_taken_for_that_of_a_newer_program(three):
+    version = three.version(3)
+    key = manifest_key(three.name, version.fence, version.manifest)
+    data = three.store.get(key)
+    three.store.delete(key)
+    three.store.put(key, data.replace(b'"format":1', b'"format":9'))
+    assert three.store.get(key) != data
+    point = ResumePoint(
+        run=three.name, name=version.name, manifest_key=key, step=30, rung="sound", foreign=False
+    )
+    with pytest.raises(DigestMismatchError, match="do not have the digest that was committed"):
+        read_manifest(three.store, point)
 
 
 @pytest.mark.parametrize(("rank", "reads"), [(0, True), (1, False), (2, False), (3, True)])

@@ -189,6 +189,35 @@ def _open_with(run, state):
         return open_version(f"run@{state.number}", "memory://given-up")
 
 
+def stored_version(*parts: RankPart) -> StoredVersion:
+    made = make_version(parts, plain=parts[0].plain)
+    store = MemoryStore()
+    for key, data in made.shards.items():
+        store.put(key, data)
+    version = VersionState(
+        number=1, manifest=made.manifest.digest, fence=1, slot=3, step=1, bytes=1, base=None, at=""
+    )
+    return StoredVersion(store=store, run="r", version=version, manifest=made.manifest)
+
+
+def with_complex_numbers(value):
+    model = nn.Linear(2, 2)
+    model.phase = nn.Parameter(torch.full((3,), complex(value, -value), dtype=torch.complex128))
+    model.register_buffer("single", torch.full((2,), complex(value), dtype=torch.complex64))
+    return model
+
+
+def test_complex_numbers_are_loaded_as_they_were():
+    model, fresh = with_complex_numbers(0.1), with_complex_numbers(0.0)
+    state = split(capture(TrainingParts(model=model)), prefix="shared")
+    stored = stored_version(write_rank(state.tensors, rank=0, plain=state.plain))
+    same(model_state(stored), model)
+    load_into(fresh, stored, names="phase")
+    assert torch.equal(fresh.phase, model.phase)
+    load_into(fresh, stored)
+    same(fresh.state_dict(), model)
+
+
 # --- sharded over two ranks ---------------------------------------------------------------------------------------
 
 
@@ -210,14 +239,7 @@ def sharded(tmp_path_factory):
         (first, whole), (second, _) = pool.run(_sharded)
     finally:
         pool.close()
-    made = make_version([first, second], plain=first.plain)
-    store = MemoryStore()
-    for key, data in made.shards.items():
-        store.put(key, data)
-    version = VersionState(
-        number=1, manifest=made.manifest.digest, fence=1, slot=3, step=1, bytes=1, base=None, at=""
-    )
-    return StoredVersion(store=store, run="r", version=version, manifest=made.manifest), whole
+    return stored_version(first, second), whole
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "hf"])

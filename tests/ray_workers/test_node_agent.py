@@ -23,3 +23,10 @@ def test_it_begins_while_the_store_is_away(tmp_path, monkeypatch):
     assert agent.stop_request() is None
     (path,) = agent.allocate(0, 1, 4096)
     assert staging.owns(path)
+
+
+def test_memory_that_is_being_reserved_keeps_nothing_else_waiting():
+    groups = NodeAgent.__ray_metadata__.method_meta.concurrency_group_for_methods  # type: ignore[attr-defined]
+    others = {group for method, group in groups.items() if method != "allocate"}
+    assert others == {"control", "io"}
+    assert groups["allocate"] not in others

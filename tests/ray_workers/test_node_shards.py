@@ -208,6 +208,36 @@ def test_damage_in_storage_is_damage_for_every_rank_and_leaves_nothing(version, 
     assert not folder(tmp_path).shared_path(broken.digest).exists()
 
 
+def test_a_rank_that_failed_is_not_waited_for_while_its_error_lives(
+    version, store, tmp_path, monkeypatch
+):
+    entry, _ = first_part(version, folder(tmp_path))
+    store.delete(entry.key)
+    store.put(entry.key, bytes(len(version.shards[entry.key])))
+    beside, await_part = threading.Event(), node_shards._await
+
+    def awaiting(*arguments):
+        beside.set()
+        await_part(*arguments)
+
+    def once_the_other_waits(call):
+        if call.key == entry.key:
+            beside.wait(60)
+
+    monkeypatch.setattr(node_shards, "_await", awaiting)
+    held = FaultyStore(store, once_the_other_waits)
+
+    def rank() -> bool:
+        shards = NodeShards(folder(tmp_path), held, {entry.key: entry}, patience_s=30)
+        return shards.fill(entry, lambda _: [None])
+
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(rank) for _ in range(2)]
+        errors = [one.exception(60) for one in running]
+    assert beside.is_set()
+    assert [type(error) for error in errors] == [DigestMismatchError, DigestMismatchError]
+
+
 def test_a_store_that_is_away_for_one_rank_leaves_the_shard_to_the_next(version, store, tmp_path):
     key = version.manifest.shards[0].key
     away = FaultyStore(store, lambda call: Fault.UNAVAILABLE if call.key == key else None)

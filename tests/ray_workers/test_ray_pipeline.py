@@ -122,6 +122,22 @@ def test_buffers_that_are_refused_are_not_asked_for_again(raised, error):
     assert len(agent.asked("allocate")) == 1
 
 
+def test_a_large_state_gets_the_time_to_reserve_its_memory(monkeypatch):
+    timeouts = []
+
+    def get(_ref, *, timeout):
+        timeouts.append(timeout)
+        return ["one", "two"]
+
+    monkeypatch.setattr(ray_pipeline.ray, "get", get)
+    pipe = pipeline(FakeActor(allocate=[["one", "two"]] * 2))
+    pipe.allocate(1, count=2, size=50_000_000_000)
+    pipe.allocate(1, count=2, size=50)
+    large, small = timeouts
+    assert large >= 100_000_000_000 / 100e6, "less than at the lowest rate"
+    assert 60 <= small < 61
+
+
 def test_a_request_to_end_is_heard_from_the_agent_that_lives():
     dead = FakeActor(stop_request=[ActorDiedError()])
     living = FakeActor(stop_request=[StopRequest(reason="interrupted", grace_s=1000.0)])

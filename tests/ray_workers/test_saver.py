@@ -97,3 +97,24 @@ def test_buffers_are_pinned_when_a_device_copies_into_them(saver, pipeline, monk
     stage(saver, 1, SMALL)
     stage(saver, 2, SMALL)
     assert rings == [away]
+
+
+def test_whatever_goes_wrong_when_a_save_is_handed_over_drops_that_save_alone(
+    saver, pipeline, monkeypatch
+):
+    def full(_staged):
+        raise RuntimeError("no room for the message")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "submit", full)
+        stage(saver, 1, SMALL)
+        assert saver.wait(1) == []
+    assert not saver.in_flight
+    assert [(save.step, reason) for save, reason in pipeline.declined] == [
+        (1, "RuntimeError: no room for the message")
+    ]
+    stage(saver, 2, SMALL)
+    stage(saver, 3, SMALL)
+    assert list(pipeline.open) == [2, 3], "its buffer was not free"
+    pipeline.release(2)
+    pipeline.release(3)

@@ -11,7 +11,7 @@ from ray_workers.device_copy import DeviceCopies
 from ray_workers.host_copy import copy_pool
 from ray_workers.shard_io import plan_shard, write_shard
 from ray_workers.state_copy import StateCopy
-from ray_workers.store.errors import InternalError
+from ray_workers.store.errors import InternalError, InvalidInputError
 from tests.support.gated_copy import hold_copies_back
 
 LARGE = 50_000  # items: more than is copied at once as a matter of course
@@ -254,3 +254,15 @@ def test_a_change_on_a_device_before_the_step_is_seen(pool, monkeypatch):
     copy.before_step()
     FakeCopies.last.arrived.put(None)
     assert settled.get(timeout=60) == ("shared/model/w",)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that says it lies on another accelerator."""
+
+    device = torch.device("xpu:0")
+
+
+def test_a_tensor_that_is_of_no_model_is_refused_on_another_accelerator(pool, monkeypatch):
+    monkeypatch.setattr(state_copy, "local_part", lambda tensor: tensor.as_subclass(Elsewhere))
+    with pytest.raises(InvalidInputError, match=r"shared/extra/average lies on xpu:0"):
+        begin({"shared/extra/average": torch.randn(3)}, pool)
