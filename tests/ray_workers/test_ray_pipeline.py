@@ -129,7 +129,7 @@ def test_a_large_state_gets_the_time_to_reserve_its_memory(monkeypatch):
         timeouts.append(timeout)
         return ["one", "two"]
 
-    monkeypatch.setattr(ray_pipeline.ray, "get", get)
+    monkeypatch.setattr("ray_workers.ray_pipeline.ray.get", get)
     pipe = pipeline(FakeActor(allocate=[["one", "two"]] * 2))
     pipe.allocate(1, count=2, size=50_000_000_000)
     pipe.allocate(1, count=2, size=50)
