@@ -121,7 +121,7 @@ def test_hyperparameters_are_json_or_text_and_override_the_file(flow, tmp_path):
         (["--keep-best", "1", "--metric", "accuracy"], "smaller or a larger 'accuracy' is better"),
         (["-o", "saving.buffers"], "not of the form GROUP.FIELD=VALUE"),
         (["-o", "buffers=1"], "There are no settings 'buffers'"),
-        (["-o", "saving.bufers=1"], "There is no field 'bufers' of saving"),
+        (["-o", "saving.ring=1"], "There is no field 'ring' of saving"),
         (["-o", "saving.buffers=none"], "value 'none' for buffers"),
         (["--required", "perfect"], "'perfect' for required"),
         (["--set", "lr"], "KEY=VALUE"),
