@@ -35,6 +35,10 @@ class Fitting:
             raise self._error
         return True
 
+    def over(self, timeout_s: float) -> bool:
+        """Whether `fit` has come back, in whatever way, after at most so many seconds."""
+        return self._ended.wait(timeout_s)
+
     def _run(self) -> None:
         try:
             self._fit()

@@ -25,11 +25,14 @@ __all__ = [
     "check_head",
     "daemons_out_of_reach",
     "draining_nodes",
+    "end_train_controllers",
     "ray_cluster",
     "shipped_code",
 ]
 
 NAMESPACE = "pawl"
+_CONTROLLER = "TrainController"
+"""The class of Ray Train's actor that `fit` waits for."""
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
 _STARTS = 3
 _LISTENS_S = 10.0
@@ -79,6 +82,21 @@ def draining_nodes() -> dict[str, float | None]:
         return {node: int(at) / 1000 - now if at else None for node, at in found.items()}
     except Exception:  # noqa: BLE001 - of a private call anything may come
         return {}
+
+
+def end_train_controllers() -> None:
+    """Kill Ray Train's controllers of this process: whoever waits in `fit` then comes back with an error.
+
+    To be called before Ray is left while a thread may still wait in `fit`: that thread would go on in a Ray that is gone,
+    which ends the process at once, by `SIGSEGV` or by Ray itself. There is no public call for it; when it cannot be
+    done nothing is.
+    """
+    with contextlib.suppress(Exception):  # of private calls anything may come
+        worker = ray._private.worker.global_worker  # noqa: SLF001
+        found = ray._private.state.actors(job_id=worker.current_job_id)  # noqa: SLF001
+        for name, actor in found.items():
+            if actor["ActorClassName"] == _CONTROLLER and actor["State"] != "DEAD":
+                worker.core_worker.kill_actor(ray.ActorID.from_hex(name), no_restart=True)
 
 
 def _connect(scaling: Scaling, code_dir: Path) -> None:

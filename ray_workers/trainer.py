@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from ray_workers.fitting import Fitting
 from ray_workers.job_parts import supervision_of, time_up_at, worker_job_of
 from ray_workers.messages import PawlEvent, StopRequest
 from ray_workers.policies.elastic import WorkerRange
-from ray_workers.ray_cluster import ray_cluster
+from ray_workers.ray_cluster import end_train_controllers, ray_cluster
 from ray_workers.resizing import train_elastically
 from ray_workers.supervisor import Supervisor
 from ray_workers.train_worker import run_worker
@@ -37,6 +38,8 @@ __all__ = ["train"]
 
 _SETTLE_S = 20.0
 _POLL_S = 0.5
+_COME_BACK_S = 2.0
+"""For `fit` to notice that its controller was ended; it takes a part of a second."""
 _HUNG_GRACE_S = 60.0
 """For Ray to notice that hung ranks were killed, and to end the others."""
 _CTRL_C_GRACE_S = 6.0
@@ -95,7 +98,19 @@ def _train_group(
         tempfile.TemporaryDirectory(prefix="pawl-ray-") as scratch,
         _timed(clock, supervisor),
     ):
-        _train(job, Fitting(_trainer(job, limits, scratch).fit), supervisor)
+        fitting = Fitting(_trainer(job, limits, scratch).fit)
+        try:
+            _train(job, fitting, supervisor)
+        finally:
+            _end(fitting)
+
+
+def _end(fitting: Fitting) -> None:
+    """`fit` that is still at work, because a grace is over, comes back before Ray is left."""
+    if not fitting.over(0):
+        # On a thread: a cluster that is gone answers after a minute, and there is no such time.
+        threading.Thread(target=end_train_controllers, name="pawl-end-fit", daemon=True).start()
+        fitting.over(_COME_BACK_S)
 
 
 @contextmanager

@@ -97,3 +97,21 @@ def test_a_second_signal_goes_through_at_once() -> None:
 def test_the_grace_is_the_users_or_what_the_sender_gives(signalled, chosen, cause, grace_s) -> None:
     request = trainer._request(signalled, chosen)
     assert (request.reason, request.cause, request.grace_s) == ("interrupted", cause, grace_s)
+
+
+def test_fit_that_is_still_at_work_comes_back_before_ray_is_left(monkeypatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(trainer, "end_train_controllers", release.set)
+    fitting = Fitting(lambda: release.wait(300))
+    trainer._end(fitting)
+    assert fitting.over(0)
+
+
+def test_a_cluster_that_does_not_answer_then_is_not_waited_for(monkeypatch) -> None:
+    silent = threading.Event()
+    monkeypatch.setattr(trainer, "_COME_BACK_S", 0.1)
+    monkeypatch.setattr(trainer, "end_train_controllers", lambda: silent.wait(300))
+    fitting = Fitting(lambda: silent.wait(300))
+    trainer._end(fitting)
+    assert not fitting.over(0)
+    silent.set()
