@@ -92,7 +92,7 @@ def end_train_controllers() -> None:
     done nothing is.
     """
     with contextlib.suppress(Exception):  # of private calls anything may come
-        worker = ray._private.worker.global_worker  # noqa: SLF001
+        worker: Any = ray._private.worker.global_worker  # noqa: SLF001
         found = ray._private.state.actors(job_id=worker.current_job_id)  # noqa: SLF001
         for name, actor in found.items():
             if actor["ActorClassName"] == _CONTROLLER and actor["State"] != "DEAD":
