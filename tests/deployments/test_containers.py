@@ -20,6 +20,7 @@ SECRETS = {
     "PAWL_S3_SECRET": "s3-canary",
     "PAWL_RAY_TOKEN": "ray-canary",
 }
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 BIN = Path(sys.executable).parent
 
 
@@ -193,3 +194,27 @@ def run(command, cwd):
     )  # fmt: skip
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def test_a_volume_lies_where_the_image_has_a_folder_of_its_users(compose):
+    """An engine gives a new volume the owner of the image's folder below it; where there is none it is root's alone."""
+    (made,) = re.findall(
+        r"install --directory --owner=pawl (.+)$", DOCKERFILE.read_text(), re.MULTILINE
+    )
+    mounted = [
+        volume.split(":")
+        for each in compose["services"].values()
+        if "build" in each
+        for volume in each.get("volumes", [])
+    ]
+    targets = {target for source, target, *_ in mounted if source in compose["volumes"]}
+    assert targets == {"/prefect", "/data"}
+    assert targets <= set(made.split())
+
+
+def test_leases_outlive_prefects_server(compose):
+    """Lost ones end every run of a deployment with a limit."""
+    server = compose["services"]["prefect"]
+    assert server["environment"]["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == LEASES
+    home = server["environment"]["PREFECT_HOME"]
+    assert f"prefect:{home}" in server["volumes"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import inspect
 import subprocess
 import sys
 import time
@@ -150,3 +152,16 @@ def test_what_was_brought_back_is_told(started):
     _, told = started(None, said=f"  7 deployments: already there\n{line}\n")
     assert line in told
     assert not any("7 deployments" in each for each in told)
+
+
+def test_leases_outlive_the_stacks_server(monkeypatch, tmp_path):
+    """Lost ones end every run of a deployment with a limit. They lie in the server's home."""
+    started: list[dict[str, str]] = []
+    answers = iter([False, True])
+    monkeypatch.setattr(Part, "start", lambda _self, _command, env, _cwd: started.append(dict(env)))
+    monkeypatch.setattr(LocalStack, "_answers", lambda _: next(answers))
+    LocalStack(project=tmp_path, folder=tmp_path, tell=lambda _: None)._start_server()
+    (env,) = started
+    storage = importlib.import_module(env["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"])
+    assert "concurrency_leases" in inspect.getsource(storage)
+    assert env["PREFECT_HOME"] == str(tmp_path / "prefect")

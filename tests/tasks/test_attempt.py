@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from ray_workers.config import Retention, Saving, Scaling, Validation
 from ray_workers.resume import ResumeSpec
 from ray_workers.store.attempts import this_process
 from ray_workers.store.opening import StorageTarget
+from tasks import attempt
 from tasks.attempt import TrainRequest
 from tasks.run_identity import RunIdentity
 
@@ -47,3 +49,25 @@ def test_a_training_as_a_ray_job_says_so_because_the_job_outlives_the_process(
     assert made.by == {**this_process(), "ray_job": True}
     assert made.job_wish is not None
     assert made.job_wish.by == made.by
+
+
+@pytest.mark.parametrize("beat", ["a sign of life every 180 seconds", None])
+def test_a_heart_that_is_too_slow_for_the_automations_is_told_at_the_start(
+    monkeypatch, caplog, tmp_path, beat
+):
+    for name in ("put_back_retries", "load_entrypoint"):
+        monkeypatch.setattr(attempt, name, lambda _: None)
+    monkeypatch.setattr(attempt, "announce_schedule", lambda *_: None)
+    monkeypatch.setattr(attempt, "with_deployed", dict)
+    monkeypatch.setattr(attempt, "current_identity", lambda: request(tmp_path, None).identity)
+    monkeypatch.setattr(attempt, "get_run_logger", lambda: logging.getLogger("flow"))
+    monkeypatch.setattr(attempt, "slow_heart", lambda: beat)
+    attempt.describe_request(
+        {
+            "entrypoint": "m:f", "config": {}, "run": "digits", "storage": str(tmp_path), "scaling": Scaling(),
+            "saving": Saving(), "validation": Validation(), "retention": Retention(), "resume": "auto",
+            "takeover": False, "code_dir": str(tmp_path),
+        }
+    )  # fmt: skip
+    assert ("PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30" in caplog.text) == (beat is not None)
+    assert (beat or "") in caplog.text

@@ -101,6 +101,14 @@ def test_all_is_shown_before_the_training_counts_as_done(attempt):
     assert shown == attempt.sent == [COMMITTED, COMMITTED]
 
 
+def test_what_is_judged_reaches_the_retention_while_training_goes_on(attempt, monkeypatch):
+    heard = list[PawlEvent]()
+    monkeypatch.setattr(training, "retention_while_training", lambda _: heard.append)
+    attempt.train = lambda _, on_event: on_event(COMMITTED)
+    run(attempt)
+    assert heard == [COMMITTED]
+
+
 def test_the_time_limit_is_an_instant_and_not_a_rest_that_waits_for_the_start(attempt, monkeypatch):
     jobs = list[TrainingJob]()
     monkeypatch.setattr(training, "epoch_seconds", lambda: 10_000.0)
