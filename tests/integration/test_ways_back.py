@@ -135,7 +135,6 @@ def test_after_everything_was_killed_the_same_command_resumes(
     assert training.outcomes() == [None, "completed"]
 
 
-@pytest.mark.long
 def test_a_run_that_still_trains_is_refused_and_taken_over_on_demand(
     training: Training, held: Gates, uninterrupted: list[str]
 ) -> None:
@@ -180,7 +179,6 @@ def assert_the_older_ones_lost(training: Training) -> None:
         assert str(runs[2].id) in str(lost.state.message)
 
 
-@pytest.mark.long
 def test_forks_and_fresh_starts(
     project: Path,
     prefect_server: PrefectServer,
