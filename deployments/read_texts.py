@@ -149,6 +149,7 @@ _TIMINGS = {
     "staging_s": "training stood still",
     "upload_s": "upload",
     "durable_s": "until committed",
+    "last_save_cost_s": "the save before cost",
     "save_cost_s": "a save costs",
     "interval_s": "interval chosen",
     "verify_s": "verify before resuming",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ray_workers.messages import StopRequest
+from ray_workers.messages import DriverNews, StopRequest
 from ray_workers.store.errors import StoreUnavailableError
 
 __all__ = ["Coordination", "Coordinator"]
@@ -21,11 +21,12 @@ _MESSAGE_PATIENCES = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coordinator:
-    """Who coordinates now: the checkpoint actor and its fence; and whether the attempt must end."""
+    """Who coordinates now: the checkpoint actor and its fence; whether the attempt must end; and whether versions wait for a verdict."""
 
     actor: Any
     fence: int
     stop: StopRequest | None = None
+    validating: bool = False
 
 
 class Coordination:
@@ -60,11 +61,14 @@ class Coordination:
             raise StoreUnavailableError("The node agent was not told who coordinates this attempt.")
         return found
 
-    def stop_request(self) -> StopRequest | None:
-        """Why the attempt must end, with the grace that is left by now."""
+    def news(self) -> DriverNews:
+        """What the driver said last; the grace of a request to end runs on meanwhile."""
         with self._changed:
-            stop = None if self._attached is None else self._attached.stop
-            return None if stop is None else stop.after(time.monotonic() - self._attached_at)
+            said, age_s = self._attached, time.monotonic() - self._attached_at
+        if said is None:
+            return DriverNews()
+        stop = None if said.stop is None else said.stop.after(age_s)
+        return DriverNews(stop=stop, validating=said.validating)
 
     def bury(self, coordinator: Coordinator) -> None:
         """It is dead: nothing more is brought to it."""

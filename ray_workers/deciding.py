@@ -57,7 +57,11 @@ class Decider:
     def stepped(self) -> None:
         """A step ended."""
         if self._interval is not None:
-            self._interval.stepped(saving=self._saver.in_flight)
+            self._interval.stepped(beside=self._saver.in_flight or self._validating)
+
+    @property
+    def _validating(self) -> bool:
+        return self._context.rank == 0 and self._context.pipeline.validating()
 
     def hear(self, outcomes: Sequence[VersionOutcome]) -> None:
         for outcome in outcomes:

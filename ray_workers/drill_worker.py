@@ -61,6 +61,9 @@ class NothingIsStored:
     def stop_request(self) -> StopRequest | None:
         return StopRequest(reason="stopped")
 
+    def validating(self) -> bool:
+        return False
+
     def close(self) -> None:
         pass
 

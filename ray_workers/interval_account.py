@@ -15,6 +15,7 @@ from ray_workers.policies.interval import (
     IntervalFacts,
     bytes_per_save,
     decide_interval,
+    second_dearest,
 )
 
 __all__ = ["IntervalAccount", "Measured", "account_of"]
@@ -72,7 +73,7 @@ class IntervalAccount:
     default_limits: bool
     """Decided by Pawl's default limits and without failures elsewhere, where the run's flow run knows better."""
     overhead: float | None
-    """Measured share of the time that training stood still."""
+    """Measured share of the time that saves cost training."""
     loss: float | None
     """Measured share of the time that failures of machines cost: work that was lost, and time until training was back."""
 
@@ -177,6 +178,7 @@ def account_of(
     def at(per_hour: float) -> IntervalDecision:
         facts = IntervalFacts(
             stall_s=0.0 if cost is None else cost.median,
+            dear_s=second_dearest(history.costs_s[-MEDIAN_OF:]),
             persist_s=0.0 if persist is None else persist.median,
             restore_s=0.0 if restart is None else restart.median,
             mtbf_s=3600.0 / (max(per_hour, 1e-12) * history.workers),

@@ -2,12 +2,14 @@
 
 What a save costs is the larger of two measurements: the time that training stood still for its copy, and how much longer
 the steps were that ran beside it than those that ran alone (which has the standing still in it, and the slowdown by
-copying, digesting and sending). Medians over the last saves, those of earlier attempts too, so that one slow answer of the store
-changes little.
+copying, digesting, sending, and by the validation that follows; what comes after the commit is counted with the next save).
+Medians over the last saves, those of earlier attempts too, so that one slow answer of the store changes little. The budget
+goes by the second dearest of them: costs scatter, and it is to hold on average.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import deque
@@ -22,6 +24,7 @@ from ray_workers.policies.interval import (
     IntervalFacts,
     bytes_per_save,
     decide_interval,
+    second_dearest,
 )
 
 __all__ = ["FIRST_SAVE_S", "IntervalController", "IntervalPlan"]
@@ -33,6 +36,8 @@ _UNKNOWN_PERSIST_S = 5.0
 _SAVES = 5
 _STEPS = 64
 _FEWEST_STEPS = 3
+_AFTERMATH_S = 2.0
+"""So long after a commit nobody may have told yet that the version is being validated: the driver looks twice a second."""
 _OUTLIER = 10.0
 """A step that is so many times longer than usual is an evaluation or a pause, and no save's fault."""
 
@@ -63,18 +68,24 @@ class IntervalController:
         self._plan = plan
         self._clock = clock
         self._began = self._step_at = clock()
+        self._warm = False
+        """The first step is over, which compiles, fills caches and makes the optimizer's state: none is like it."""
         self._alone: deque[float] = deque(maxlen=_STEPS)
         self._beside = 0.0
+        self._committed_at = -math.inf
         self._costs: deque[float] = deque(maxlen=_SAVES)
         self._persists: deque[float] = deque(maxlen=_SAVES)
         self._bytes = plan.bytes
         self._bytes_new = deque(plan.bytes_new, maxlen=_SAVES)
 
-    def stepped(self, *, saving: bool) -> None:
-        """A step ended; `saving`: a save was on its way meanwhile."""
+    def stepped(self, *, beside: bool) -> None:
+        """A step ended; `beside`: a save was on its way meanwhile, or a version was being validated."""
         now = self._clock()
-        took, self._step_at = now - self._step_at, now
-        if not saving:
+        begun, self._step_at = self._step_at, now
+        took = now - begun
+        if not self._warm:
+            self._warm = True
+        elif not (beside or begun < self._committed_at + _AFTERMATH_S):
             self._alone.append(took)
         elif len(self._alone) >= _FEWEST_STEPS:
             # Cut off alike on both sides: else one pause among the quiet steps would hide what saves cost.
@@ -87,6 +98,7 @@ class IntervalController:
         beside, self._beside = max(0.0, self._beside), 0.0
         if outcome.number is None or outcome.persist_s is None:
             return
+        self._committed_at = self._clock()
         self._costs.append(max(outcome.stall_s, beside))
         self._persists.append(outcome.persist_s)
         self._bytes = outcome.bytes
@@ -100,6 +112,7 @@ class IntervalController:
         known = bool(self._costs) or plan.cost_s is not None
         facts = IntervalFacts(
             stall_s=_median(self._costs, plan.cost_s, _UNKNOWN_STALL_S),
+            dear_s=second_dearest(_with_earlier(self._costs, plan.cost_s)),
             persist_s=_median(self._persists, plan.persist_s, _UNKNOWN_PERSIST_S if known else 0.0),
             restore_s=plan.restore_s,
             mtbf_s=rate.mtbf_s(plan.workers),
@@ -112,15 +125,18 @@ class IntervalController:
         return decide_interval(facts, caps)
 
     def seconds(self) -> dict[str, float]:
-        """The interval and the cost of a save, under the names that they have among a version's durations."""
+        """The interval, and what the save before this one cost, under the names that they have among a version's durations."""
         found = {"interval_s": round(self.decide().seconds, 3)}
         if self._costs:
-            found["save_cost_s"] = round(statistics.median(self._costs), 6)
+            found["last_save_cost_s"] = round(self._costs[-1], 6)
         return found
 
 
 def _median(measured: deque[float], before: float | None, unknown: float) -> float:
-    """Of the last saves; of an attempt's first ones, which may be a few odd ones, beside what earlier attempts measured."""
-    if before is None:
-        return statistics.median(measured) if measured else unknown
-    return statistics.median([*measured, *[before] * (_SAVES - len(measured))])
+    known = _with_earlier(measured, before)
+    return statistics.median(known) if known else unknown
+
+
+def _with_earlier(measured: deque[float], before: float | None) -> list[float]:
+    """The last saves; of an attempt's first ones, which may be a few odd ones, beside what earlier attempts measured."""
+    return [*measured, *([] if before is None else [before] * (_SAVES - len(measured)))]

@@ -39,6 +39,8 @@ HALF_LIFE_HOURS = 14 * 24.0
 """Evidence this old counts half: clusters are repaired, moved and worn."""
 _COUNTS_HOURS = 5 * HALF_LIFE_HOURS
 """Of an attempt that ended longer ago nobody asks any more on how many workers it ran."""
+_COST = ("last_save_cost_s", "save_cost_s", "staging_s")
+"""What the save before a version cost training; older Pawls told a median, or only how long it stood still."""
 _NEWEST = 20
 MEDIAN_OF = 5
 """The last so many saves, and restarts, say what the next one costs."""
@@ -69,7 +71,7 @@ class IntervalHistory:
     watched_s: float = 0.0
     """In which it trained, or failures of machines kept it from that. Pauses after any other end are not in it."""
     overhead: float | None = None
-    """Share of the time that training stood still for saves, as measured; None: no two versions in a row."""
+    """Share of the time that saves cost training, as it measured it; None: no two versions in a row."""
     lost_s: float = 0.0
     """Of `watched_s`, what failures of machines cost: work that was lost, and time until the next attempt began."""
 
@@ -129,7 +131,7 @@ def history_of(
         workers=workers,
         causes=_counted(causes.values()),
         evidence=tuple(evidence),
-        costs_s=_durations(known, "save_cost_s", "staging_s"),
+        costs_s=_durations(known, *_COST),
         persists_s=tuple(until_committed(known).values()),
         in_force_s=next(iter(_durations(known[-1:], "interval_s")), None),
         restarts_s=restarts_of(state, known),
@@ -256,7 +258,7 @@ def _measured(entries: Sequence[VersionEntry], *names: str) -> dict[int, float]:
 
 
 def _overhead(state: RunState, entries: Sequence[VersionEntry]) -> float | None:
-    """Share of the time between two versions of one attempt that training stood still for the second.
+    """Share of the time between two versions of one attempt that saves cost, and at least that training stood still.
 
     A pair with a third version between them does not count: what that one cost is not known any more.
     """
@@ -266,13 +268,15 @@ def _overhead(state: RunState, entries: Sequence[VersionEntry]) -> float | None:
         if version.fence in last:
             before_it[number] = last[version.fence]
         last[version.fence] = number
-    stalled = passed = 0.0
+    cost = passed = 0.0
     for before, after in pairwise(entries):
         follows = before_it.get(after.version.number) == before.version.number
         if follows and after.facts is not None:
-            stalled += after.facts.durations.get("staging_s", 0.0)
+            durations = after.facts.durations
+            stood_s = durations.get("staging_s", 0.0)
+            cost += max(stood_s, durations.get("last_save_cost_s", 0.0))
             passed += instant(after.version.at, 0.0) - instant(before.version.at, 0.0)
-    return stalled / passed if passed > 0 else None
+    return cost / passed if passed > 0 else None
 
 
 def _counted(causes: Iterable[str]) -> dict[str, int]:

@@ -15,6 +15,7 @@ __all__ = [
     "DRAINING",
     "RESIZE",
     "TIME_LIMIT",
+    "DriverNews",
     "LogLine",
     "PawlEvent",
     "RankState",
@@ -174,6 +175,16 @@ class StopRequest:
     def after(self, seconds: float) -> StopRequest:
         """The same request, so much later."""
         return replace(self, grace_s=max(0.0, self.grace_s - seconds))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverNews:
+    """What the driver last said to a node, as a rank of it asks for it while it trains."""
+
+    stop: StopRequest | None = None
+    """Why the attempt must end, with the grace that is left by now."""
+    validating: bool = False
+    """A version is being read and judged, or waits for that, on the machines that train."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

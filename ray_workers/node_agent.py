@@ -16,7 +16,7 @@ import ray
 from ray_workers.agent_saves import AgentSaves
 from ray_workers.coordination import Coordination, Coordinator
 from ray_workers.log_collecting import LineBox
-from ray_workers.messages import LogLine, SaveId, StagedShard, StopRequest, VersionOutcome
+from ray_workers.messages import DriverNews, LogLine, SaveId, StagedShard, VersionOutcome
 from ray_workers.metrics import RunMetrics
 from ray_workers.policies.hang import RankPulse
 from ray_workers.pulse_board import PulseBoard
@@ -138,9 +138,9 @@ class NodeAgent:
         self._coordination.attach(coordinator)
 
     @ray.method(concurrency_group="control")
-    def stop_request(self) -> StopRequest | None:
-        """Why the attempt must end, with the grace that is left by now."""
-        return self._coordination.stop_request()
+    def news(self) -> DriverNews:
+        """What the driver said last."""
+        return self._coordination.news()
 
     @ray.method(concurrency_group="memory")
     def allocate(self, rank: int, count: int, size: int) -> list[str]:

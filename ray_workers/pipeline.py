@@ -50,6 +50,9 @@ class SavePipeline(Protocol):
     def stop_request(self) -> StopRequest | None:
         """Why the attempt must end, as far as is known here; None: go on. Never blocks."""
 
+    def validating(self) -> bool:
+        """Whether versions are being judged beside training, as far as is known here. Never blocks."""
+
     def close(self) -> None:
         """Free the staging files of this worker."""
 
@@ -107,6 +110,9 @@ class InProcessPipeline:
     def stop_request(self) -> StopRequest | None:
         reason = self._manager.stop_reason
         return None if reason is None else StopRequest(reason=reason)
+
+    def validating(self) -> bool:
+        return False  # nobody judges them here
 
     def close(self, *, keep: bool = False) -> None:
         """As the protocol says; `keep`: leave the staging files to the next attempt."""

@@ -14,7 +14,13 @@ from ray.util import list_named_actors
 from ray_workers.actor_errors import in_short, is_gone
 from ray_workers.agent_link import AgentLink
 from ray_workers.checkpoint_actor import newest_name
-from ray_workers.messages import SaveId, StagedShard, StopRequest, VersionOutcome
+from ray_workers.messages import (
+    DriverNews,
+    SaveId,
+    StagedShard,
+    StopRequest,
+    VersionOutcome,
+)
 from ray_workers.ray_cluster import NAMESPACE
 
 __all__ = ["RayPipeline", "coordinator_finder"]
@@ -54,7 +60,7 @@ class RayPipeline:
         self._link = link
         self._rank = rank
         self._find_coordinator = find_coordinator
-        self._listener: _StopListener | None = None
+        self._listener: _NewsListener | None = None
 
     def allocate(self, rank: int, *, count: int, size: int) -> list[str]:
         timeout_s = _ALLOCATE_TIMEOUT_S + count * size / _RESERVED_A_SECOND
@@ -92,8 +98,15 @@ class RayPipeline:
         return answer
 
     def stop_request(self) -> StopRequest | None:
+        return self._heard.stop
+
+    def validating(self) -> bool:
+        return self._heard.validating
+
+    @property
+    def _heard(self) -> DriverNews:
         if self._listener is None:  # rank 0 alone asks
-            self._listener = _StopListener(self._link)
+            self._listener = _NewsListener(self._link)
         return self._listener.heard()
 
     def close(self) -> None:
@@ -102,19 +115,22 @@ class RayPipeline:
         self._link.actor.release.remote(self._rank)
 
 
-class _StopListener:
+class _NewsListener:
     """Asks the agent again and again, on a thread of its own: with slow steps an answer must be there when one ends."""
 
     def __init__(self, link: AgentLink) -> None:
         self._link = link
         self._request: StopRequest | None = None
         self._heard_at = 0.0
+        self._validating = False
         self._closed = threading.Event()
-        threading.Thread(target=self._listen, name="pawl-stop-listener", daemon=True).start()
+        threading.Thread(target=self._listen, name="pawl-news-listener", daemon=True).start()
 
-    def heard(self) -> StopRequest | None:
+    def heard(self) -> DriverNews:
         request = self._request
-        return None if request is None else request.after(time.monotonic() - self._heard_at)
+        if request is not None:
+            request = request.after(time.monotonic() - self._heard_at)
+        return DriverNews(stop=request, validating=self._validating)
 
     def close(self) -> None:
         self._closed.set()
@@ -122,13 +138,14 @@ class _StopListener:
     def _listen(self) -> None:
         while not self._closed.wait(_STOP_POLL_S):
             try:
-                request = ray.get(self._link.actor.stop_request.remote(), timeout=_STOP_TIMEOUT_S)
+                news: DriverNews = ray.get(self._link.actor.news.remote(), timeout=_STOP_TIMEOUT_S)
             except RayError as error:
                 self._link.failed(error)
                 continue  # the agent is busy or being restarted; the next answer will tell
-            if request is not None:
+            self._validating = news.validating
+            if news.stop is not None:
                 self._heard_at = time.monotonic()
-                self._request = request
+                self._request = news.stop
 
 
 class _AgentPending:

@@ -243,7 +243,12 @@ class Supervisor:
         reason = self._coordinating.stop
         stop = StopRequest(reason=reason) if reason is not None else self.interruption
         self._agents.attach(
-            Coordinator(actor=self._coordinating.actor, fence=self.fence, stop=stop)
+            Coordinator(
+                actor=self._coordinating.actor,
+                fence=self.fence,
+                stop=stop,
+                validating=not self._validation.over,
+            )
         )
 
     def _watch_for_interruptions(self) -> None:

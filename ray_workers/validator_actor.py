@@ -19,6 +19,7 @@ from ray_workers.store.log import RunLog
 from ray_workers.store.opening import StorageTarget
 from ray_workers.store.run_state import VersionState, rung_at_least
 from ray_workers.store.versions import UNREADABLE, load_manifest
+from ray_workers.uploader import lower_priority
 from ray_workers.validation import record_verdicts, validate
 
 __all__ = ["Judged", "Validator", "ValidatorActor"]
@@ -116,6 +117,7 @@ def _waits(version: VersionState) -> bool:
 @ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
 class ValidatorActor:
     def __init__(self, target: StorageTarget, run: str, policy: SoundnessPolicy) -> None:
+        lower_priority()
         torch.set_num_threads(1)
         self._validator = Validator(target, run, policy)
         self._metrics = RunMetrics(RayInstruments(), run)

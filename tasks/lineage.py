@@ -7,17 +7,19 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from http import HTTPStatus
 from uuid import UUID
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
     ArtifactFilterKey,
 )
+from prefect.exceptions import PrefectHTTPStatusError
 
 from ray_workers.interval_account import account_of
 from ray_workers.interval_facts import read_history
@@ -49,6 +51,8 @@ class LineagePublisher:
         self._published = 0.0
         self._lock = threading.Lock()
         self._catalog: VersionCatalog | None = None
+        self._known: UUID | None = None
+        """The artifact of this flow run."""
 
     def publish_soon(self) -> None:
         """Publish unless that was done a moment ago."""
@@ -77,17 +81,18 @@ class LineagePublisher:
     def _write(self, page: LineagePage) -> None:
         flow_run_id = UUID(self._request.identity.flow_run_id)
         with get_client(sync_client=True) as client:
-            found = client.read_artifacts(
-                artifact_filter=ArtifactFilter(
-                    key=ArtifactFilterKey(any_=[self._key]),
-                    flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]),
-                )
-            )
-            if found:
+            self._known = self._known or self._found(client, flow_run_id)
+            if self._known is not None:
                 change = ArtifactUpdate(data=page.markdown, description=page.headline)
-                client.update_artifact(found[0].id, change)
-                return
-            client.create_artifact(
+                try:
+                    client.update_artifact(self._known, change)
+                except PrefectHTTPStatusError as error:
+                    if error.response.status_code != HTTPStatus.NOT_FOUND:
+                        raise
+                    self._known = None  # somebody deleted it
+                else:
+                    return
+            made = client.create_artifact(
                 ArtifactCreate(
                     key=self._key,
                     type="markdown",
@@ -96,6 +101,17 @@ class LineagePublisher:
                     flow_run_id=flow_run_id,
                 )
             )
+            self._known = made.id
+
+    def _found(self, client: SyncPrefectClient, flow_run_id: UUID) -> UUID | None:
+        """The artifact that an earlier try of this flow run wrote. Prefect sends the whole page with it, so this is asked once."""
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(
+                key=ArtifactFilterKey(any_=[self._key]),
+                flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]),
+            )
+        )
+        return found[0].id if found else None
 
 
 @task(cache_policy=NO_CACHE, task_run_name="record-lineage")

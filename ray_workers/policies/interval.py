@@ -27,9 +27,14 @@ __all__ = [
     "bytes_per_save",
     "decide_interval",
     "optimal_interval_s",
+    "second_dearest",
 ]
 
 _STEPS = 60
+_FEWEST_COSTS = 3
+_AIMED = 0.8
+"""Of the budget for overhead. The rest is for what training does not notice as a save's doing: the first save of an attempt, and
+the pages and events about it. `make bench-overhead` measures the whole, and with it this share (docs/interval.md)."""
 _ALMOST_ONE = 1.0 - 2.0**-53
 _MIN_COST_S = 1e-4
 """No save is free: agreeing and collecting what became of it costs this much."""
@@ -40,6 +45,8 @@ class IntervalFacts:
     """What was measured, in seconds of training time unless said otherwise."""
 
     stall_s: float
+    dear_s: float | None = None
+    """What a save costs when it is dear, for the budget; None: what it costs usually."""
     persist_s: float
     slowdown: float = 0.0
     """Share by which steps take longer while a save is on its way."""
@@ -61,6 +68,11 @@ class IntervalFacts:
     @property
     def cost_s(self) -> float:
         return max(_MIN_COST_S, self.stall_s + self.slowdown * self.persist_s)
+
+    @property
+    def budgeted_s(self) -> float:
+        """What the budget counts for a save."""
+        return max(self.cost_s, self.dear_s or 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +130,11 @@ def bytes_per_save(new: Sequence[int], *, whole: int, full_every: int) -> int:
     return usual + max(0, whole - usual) // full_every
 
 
+def second_dearest(costs: Sequence[float]) -> float | None:
+    """What a save costs when it is dear: costs scatter, and one odd save says nothing. None: fewer than three are known."""
+    return sorted(costs)[-2] if len(costs) >= _FEWEST_COSTS else None
+
+
 def decide_interval(facts: IntervalFacts, caps: IntervalCaps) -> IntervalDecision:
     """The interval of least waste, moved to the nearest one that is allowed.
 
@@ -127,7 +144,7 @@ def decide_interval(facts: IntervalFacts, caps: IntervalCaps) -> IntervalDecisio
     floors = {
         "min": caps.min_s,
         "persist": facts.persist_s / facts.flights,
-        "overhead": facts.cost_s / caps.overhead,
+        "overhead": facts.budgeted_s / (_AIMED * caps.overhead),
         "network": facts.bytes / caps.network_bytes_s if caps.network_bytes_s else 0.0,
         "storage": 86_400.0 * facts.bytes / caps.storage_bytes_day
         if caps.storage_bytes_day

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from ray_workers.coordination import Coordination, Coordinator
-from ray_workers.messages import StopRequest
+from ray_workers.messages import DriverNews, StopRequest
 from ray_workers.store.errors import StoreUnavailableError
 
 DEAD = Coordinator(actor=None, fence=2)
@@ -74,10 +74,17 @@ def test_without_a_coordinator_the_agent_says_so() -> None:
 
 def test_the_grace_of_a_stop_request_runs_from_when_it_was_told() -> None:
     coordination = Coordination()
-    assert coordination.stop_request() is None
+    assert coordination.news() == DriverNews()
     stop = StopRequest(reason="interrupted", grace_s=1000.0)
     coordination.attach(Coordinator(actor=None, fence=2, stop=stop))
-    asked = coordination.stop_request()
+    asked = coordination.news().stop
     assert asked is not None
     assert 0 < asked.grace_s <= 1000
     assert coordination.current().fence == 2
+
+
+def test_that_versions_wait_for_a_verdict_is_passed_on_until_they_do_not() -> None:
+    coordination = Coordination()
+    for validating in (True, False):
+        coordination.attach(Coordinator(actor=None, fence=2, validating=validating))
+        assert coordination.news() == DriverNews(validating=validating)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from ray_workers.context import current_context
+from ray_workers.deciding import Decider
 from ray_workers.decisions import Decision, LoneRank
 from ray_workers.drill_notes import DrillEnded
 from ray_workers.messages import StopRequest
@@ -234,6 +235,35 @@ def test_all_ranks_meet_between_epochs_whatever_waits_on_each(rank: int, waiting
         assert mine.save == (not waiting)
     for live.step, due in ((19, False), (20, True)):
         assert rounds.due is due
+
+
+@pytest.mark.parametrize(
+    ("rank", "told", "beside"),
+    [
+        (0, {"in_flight": False, "validating": False}, False),
+        (0, {"in_flight": True, "validating": False}, True),
+        (0, {"in_flight": False, "validating": True}, True),
+        (1, {"in_flight": False, "validating": True}, False),
+    ],
+)
+def test_a_step_beside_a_save_or_a_validation_is_no_quiet_one(
+    rank: int, told: dict[str, bool], *, beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only rank 0 chooses the interval, and only it asks its node's agent."""
+    steps: list[bool] = []
+
+    class Controller:
+        def __init__(self, _: object) -> None: ...
+
+        def stepped(self, *, beside: bool) -> None:
+            steps.append(beside)
+
+    monkeypatch.setattr("ray_workers.deciding.IntervalController", Controller)
+    pipeline = SimpleNamespace(validating=lambda: told["validating"])
+    context: Any = SimpleNamespace(rank=rank, interval=object(), pipeline=pipeline)
+    saver: Any = SimpleNamespace(in_flight=told["in_flight"])
+    Decider(context, saver, step=0, epoch=0, committed_step=-1).stepped()
+    assert steps == [beside]
 
 
 def in_order(data: TensorDataset) -> Any:

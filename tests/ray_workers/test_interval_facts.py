@@ -334,6 +334,20 @@ def test_the_older_of_two_versions_tells_as_much_and_an_attempt_long_ago_is_not_
     assert read_history(run.store, "digits").evidence[0].worker_hours == 1600
 
 
+def test_what_saves_cost_is_what_training_measured_and_not_its_standing_still_alone(
+    tmp_path: Path, calendar: Calendar
+) -> None:
+    run = MadeUpRun(store=folder_store(tmp_path))
+    run.start()
+    for hour in range(1, 6):
+        calendar.hour = hour
+        run.timed = {"last_save_cost_s": 36.0} if hour > 1 else {}
+        run.commit(10 * hour)
+    found = read_history(run.store, "digits")
+    assert found.overhead == pytest.approx(0.01)
+    assert found.costs_s == (0.25, 36.0, 36.0, 36.0, 36.0)
+
+
 def test_versions_that_thinning_left_far_apart_say_nothing_of_what_saves_cost(
     tmp_path: Path, calendar: Calendar
 ) -> None:

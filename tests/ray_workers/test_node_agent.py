@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from ray_workers import node_agent
+from ray_workers import node_agent, validator_actor
+from ray_workers.messages import DriverNews
 from ray_workers.node_agent import AgentConfig, NodeAgent
+from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.errors import StoreUnavailableError
 from ray_workers.store.opening import StorageTarget
+from ray_workers.validator_actor import ValidatorActor
+from tests.support.factories import MadeUpRun
 
 
 def test_it_begins_while_the_store_is_away(tmp_path, monkeypatch):
@@ -20,9 +24,19 @@ def test_it_begins_while_the_store_is_away(tmp_path, monkeypatch):
         target=StorageTarget("s3://bucket/runs"), run="run", staging=staging, upload_tries=1
     )
     agent = NodeAgent.__ray_metadata__.modified_class(config)  # type: ignore[attr-defined]
-    assert agent.stop_request() is None
+    assert agent.news() == DriverNews()
     (path,) = agent.allocate(0, 1, 4096)
     assert staging.owns(path)
+
+
+def test_validation_leaves_the_processor_to_training(tmp_path, monkeypatch):
+    lowered = []
+    monkeypatch.setattr(validator_actor, "lower_priority", lambda: lowered.append(True))
+    run = MadeUpRun(store=StorageTarget(str(tmp_path)).open(create=True).store, name="run")
+    run.start()
+    actor = ValidatorActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+    actor(StorageTarget(str(tmp_path)), "run", SoundnessPolicy())
+    assert lowered
 
 
 def test_memory_that_is_being_reserved_keeps_nothing_else_waiting():

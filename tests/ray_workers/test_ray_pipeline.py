@@ -16,7 +16,14 @@ from ray.exceptions import (
 
 from ray_workers import ray_pipeline
 from ray_workers.agent_link import AgentLink
-from ray_workers.messages import RankState, SaveId, StagedShard, StopRequest, VersionOutcome
+from ray_workers.messages import (
+    DriverNews,
+    RankState,
+    SaveId,
+    StagedShard,
+    StopRequest,
+    VersionOutcome,
+)
 from ray_workers.ray_pipeline import RayPipeline
 from ray_workers.store.errors import StoreRefusedError, StoreUnavailableError
 from ray_workers.store.manifest import Progress
@@ -139,8 +146,9 @@ def test_a_large_state_gets_the_time_to_reserve_its_memory(monkeypatch):
 
 
 def test_a_request_to_end_is_heard_from_the_agent_that_lives():
-    dead = FakeActor(stop_request=[ActorDiedError()])
-    living = FakeActor(stop_request=[StopRequest(reason="interrupted", grace_s=1000.0)])
+    dead = FakeActor(news=[ActorDiedError()])
+    asking = StopRequest(reason="interrupted", grace_s=1000.0)
+    living = FakeActor(news=[DriverNews(stop=asking, validating=True)])
     pipe = pipeline(dead, living)
     deadline = time.monotonic() + 60
     while (asked := pipe.stop_request()) is None and time.monotonic() < deadline:
@@ -148,6 +156,7 @@ def test_a_request_to_end_is_heard_from_the_agent_that_lives():
     pipe.close()
     assert asked is not None
     assert asked.reason == "interrupted"
+    assert pipe.validating()
 
 
 @pytest.mark.parametrize(

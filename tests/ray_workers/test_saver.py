@@ -44,6 +44,9 @@ class HeldPipeline:
     def stop_request(self):
         return None
 
+    def validating(self):
+        return False
+
     def close(self):
         self.folder.release()
 

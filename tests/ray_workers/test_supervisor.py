@@ -181,3 +181,15 @@ def test_the_thread_outlives_whatever_people_s_code_raises(scene, monkeypatch):
     supervisor._wake.set()
     thread.join(60)
     assert done.count("drive") >= 3
+
+
+def test_that_versions_wait_for_a_verdict_is_told_to_every_node(scene, monkeypatch):
+    """Steps beside a validation are no measure of undisturbed ones (`interval_controller`)."""
+    supervisor, *_ = scene
+    told: list[Any] = []
+    monkeypatch.setattr(supervisor._agents, "attach", told.append)
+    supervisor._validation.want()
+    supervisor._attach()
+    supervisor._validation._fulfilled = supervisor._validation._wishes
+    supervisor._attach()
+    assert [said.validating for said in told] == [True, False]

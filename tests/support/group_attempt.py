@@ -197,6 +197,9 @@ class _GroupPipeline:
             return StopRequest(reason="interrupted", cause=RESIZE, grace_s=60)
         return None if reason is None else StopRequest(reason=reason)
 
+    def validating(self) -> bool:
+        return False
+
     def close(self) -> None:
         self._staging.release()
 
