@@ -6,10 +6,10 @@ import contextlib
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -19,6 +19,9 @@ from deployments.own_prefect import prepare_prefect, start_prefects_server
 from deployments.preflight import check_training
 from deployments.train_parameters import train_parameters
 from ray_workers.store.errors import PawlError
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
 
 __all__ = ["train_command"]
 
@@ -123,11 +126,12 @@ def train_command(entrypoint: str, **options: Any) -> None:
     parameters = train_parameters(entrypoint, options)
     check_training(parameters)
     prepare_prefect()
+    begun: list[str] = []
     try:
         with _sigterm_exits():
-            code = _run_flow(parameters, retries=options["retries"])
+            code = _run_flow(parameters, retries=options["retries"], on_begin=begun.append)
     except (KeyboardInterrupt, SystemExit) as interruption:
-        _say_how_to_resume(parameters)
+        _say_how_to_resume(parameters, begun)
         terminated = isinstance(interruption, SystemExit) and interruption.code == _TERMINATED
         raise SystemExit(_TERMINATED if terminated else _INTERRUPTED) from None
     raise SystemExit(code)
@@ -147,7 +151,10 @@ def _sigterm_exits() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run_flow(parameters: dict[str, Any], *, retries: int | None) -> int:
+def _run_flow(
+    parameters: dict[str, Any], *, retries: int | None, on_begin: Callable[[str], None]
+) -> int:
+    """Its exit code. `on_begin` hears the flow run's id, which a run without a name of its own is named by."""
     from prefect import tags  # noqa: PLC0415 - as below
     from prefect.exceptions import Abort  # noqa: PLC0415 - as below
 
@@ -156,6 +163,13 @@ def _run_flow(parameters: dict[str, Any], *, retries: int | None) -> int:
 
     start_prefects_server()
     chosen = train if retries is None else train.with_options(retries=retries)
+    begun: list[str] = []
+
+    def hear(_: object, flow_run: FlowRun, __: object) -> None:
+        begun.append(str(flow_run.id))
+        on_begin(begun[-1])
+
+    chosen.on_running(hear)
     try:
         with tags(TAG):
             state = chosen(**parameters, return_state=True)
@@ -173,14 +187,16 @@ def _run_flow(parameters: dict[str, Any], *, retries: int | None) -> int:
         raise error
     click.echo(f"{state.name}: {state.message}", err=True)
     if not isinstance(error, Exception):
-        _say_how_to_resume(parameters)
+        _say_how_to_resume(parameters, begun)
     return 1
 
 
-def _say_how_to_resume(parameters: Mapping[str, Any]) -> None:
+def _say_how_to_resume(parameters: Mapping[str, Any], begun: Sequence[str]) -> None:
     words = sys.argv[1:]
     if _goes_back(parameters["run"], parameters["resume"]):
         words = _without_resume(words)
+    if parameters["run"] is None and begun:
+        words = [*words, "--run", begun[0]]
     again = shlex.join(["pawl", *words])
     click.echo(f"\nStopped. What was committed is kept. To resume:\n\n    {again}\n", err=True)
 

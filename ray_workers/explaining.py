@@ -144,10 +144,14 @@ def _why(report: RunReport, after: AttemptRow) -> str:
     if after.resumed_from is None:
         if after.resumed_at is None:
             return "nothing was chosen before it ended"
+        if after.asked is not None:
+            return f"as it was asked (resume: {after.asked})"
         known = any(v.attempt < after.number for v in report.versions)
         return "no version could be resumed" if known else "there was no version yet"
     if "@" in after.resumed_from:
         return "the origin of the fork"
+    if after.asked is not None:
+        return f"as it was asked (resume: {after.asked})"
     rung = "the required rung" if after.required is None else f"rung {after.required}"
     return f"the newest at {rung} or above that held up when it was read back"
 

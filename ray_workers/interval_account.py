@@ -15,7 +15,7 @@ from ray_workers.policies.interval import (
     IntervalFacts,
     bytes_per_save,
     decide_interval,
-    second_dearest,
+    mean_cost,
 )
 
 __all__ = ["IntervalAccount", "Measured", "account_of"]
@@ -178,7 +178,7 @@ def account_of(
     def at(per_hour: float) -> IntervalDecision:
         facts = IntervalFacts(
             stall_s=0.0 if cost is None else cost.median,
-            dear_s=second_dearest(history.costs_s[-MEDIAN_OF:]),
+            mean_cost_s=mean_cost(history.costs_s[-MEDIAN_OF:]),
             persist_s=0.0 if persist is None else persist.median,
             restore_s=0.0 if restart is None else restart.median,
             mtbf_s=3600.0 / (max(per_hour, 1e-12) * history.workers),

@@ -4,7 +4,7 @@ What a save costs is the larger of two measurements: the time that training stoo
 the steps were that ran beside it than those that ran alone (which has the standing still in it, and the slowdown by
 copying, digesting, sending, and by the validation that follows; what comes after the commit is counted with the next save).
 Medians over the last saves, those of earlier attempts too, so that one slow answer of the store changes little. The budget
-goes by the second dearest of them: costs scatter, and it is to hold on average.
+goes by their mean.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ray_workers.policies.interval import (
     IntervalFacts,
     bytes_per_save,
     decide_interval,
-    second_dearest,
+    mean_cost,
 )
 
 __all__ = ["FIRST_SAVE_S", "IntervalController", "IntervalPlan"]
@@ -112,7 +112,7 @@ class IntervalController:
         known = bool(self._costs) or plan.cost_s is not None
         facts = IntervalFacts(
             stall_s=_median(self._costs, plan.cost_s, _UNKNOWN_STALL_S),
-            dear_s=second_dearest(_with_earlier(self._costs, plan.cost_s)),
+            mean_cost_s=mean_cost(_with_earlier(self._costs, plan.cost_s)),
             persist_s=_median(self._persists, plan.persist_s, _UNKNOWN_PERSIST_S if known else 0.0),
             restore_s=plan.restore_s,
             mtbf_s=rate.mtbf_s(plan.workers),

@@ -68,6 +68,8 @@ class AttemptRow:
     """The step of `resumed_from`; needed only when that version is in another run."""
     resumed_at: str | None = None
     """When the choice was recorded; None: none is known."""
+    asked: str | None = None
+    """Where its flow run was told to begin, and it did: `never`, or a version of this run; None: it chose by itself."""
     required: str | None = None
     """The rung that a resume point had to have."""
     passed_over: tuple[tuple[str, str], ...] = ()

@@ -9,7 +9,7 @@ from itertools import accumulate
 from ray_workers.attempt_losses import Loss, attempt_losses, resume_step
 from ray_workers.report import AttemptRow, ReportProgress, RunReport, VersionRow
 from ray_workers.startup import PHASES
-from ray_workers.store.attempts import read_run
+from ray_workers.store.attempts import RESUME, read_run
 from ray_workers.store.bodies import RunOrigin
 from ray_workers.store.catalog import VersionCatalog, VersionEntry, attempt_numbers
 from ray_workers.store.clock import utc_now
@@ -155,12 +155,27 @@ def _attempt_row(
         resumed_from=None if resume is None else _reference(foreign, resume.number),
         resume_step=resume_step(state, begun, origin_step),
         resumed_at=begun.resume_at,
+        asked=_asked(state, begun),
         required=attempt.required,
         passed_over=tuple((str(p.version.number), p.reason) for p in attempt.passed_over),
         steps_lost=loss.steps,
         seconds_lost=loss.seconds,
         host=str(attempt.by.get("host", "unknown")),
     )
+
+
+def _asked(state: RunState, attempt: AttemptState) -> str | None:
+    """Its flow run did as it was told at first: later tries of it go on from what that has made since.
+
+    A version of another run is the fork's origin, and one that did not hold up was not begun from.
+    """
+    asked = attempt.by.get(RESUME)
+    if not isinstance(asked, str) or attempt.passed_over:
+        return None
+    if asked != "never" and asked.rpartition("@")[0] != state.run:
+        return None
+    earlier = (a for a in state.attempts.values() if a.fence < attempt.fence)
+    return None if any(a.flow_run_id == attempt.flow_run_id for a in earlier) else asked
 
 
 def _unknown_attempt(state: RunState, fence: int, number: int) -> AttemptRow:

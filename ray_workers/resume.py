@@ -39,6 +39,11 @@ class ResumeSpec:
     run: str | None = None
     version: str | None = None
 
+    @property
+    def text(self) -> str:
+        """As `parse` reads it."""
+        return self.mode if self.run is None else f"{self.run}@{self.version}"
+
     @classmethod
     def parse(cls, text: str) -> ResumeSpec:
         """Raises `InvalidInputError` unless `text` is `auto`, `never` or `RUN@VERSION`."""

@@ -28,6 +28,7 @@ from ray_workers.opening_attempt import (
 from ray_workers.resume import ResumeSpec
 from ray_workers.store.attempts import (
     RAY_JOB,
+    RESUME,
     TAKEOVER,
     process_is_gone,
     read_run,
@@ -87,7 +88,8 @@ class TrainRequest:
     def by(self) -> dict[str, Any]:
         """Who writes the records of its attempts."""
         marks = {RAY_JOB: self.scaling.jobs_address is not None, TAKEOVER: self.takeover}
-        return {**this_process(), **{name: True for name, held in marks.items() if held}}
+        asked = {} if self.resume.mode == "auto" else {RESUME: self.resume.text}
+        return {**this_process(), **{name: True for name, held in marks.items() if held}, **asked}
 
     @property
     def job_wish(self) -> JobWish | None:

@@ -235,12 +235,16 @@ def _choice(report: RunReport, attempt: AttemptRow) -> str:
         return _went_on(report, attempt)
     if attempt.resumed_from is None:
         nothing = "no version could be resumed" if report.versions else "there was no version yet"
+        if attempt.asked is not None:
+            nothing = f"so it was asked for (resume: {plain(attempt.asked, 80)})"
         return f"Attempt {attempt.number} started from nothing" + (
             f": {nothing}." if attempt.number > 1 else "."
         )
     text = f"Attempt {attempt.number} resumed from {_start(report, attempt.resumed_from, attempt)}"
     if "@" in attempt.resumed_from:
         return f"{text}, a version of another run."
+    if attempt.asked is not None:
+        return f"{text}: so it was asked for (resume: {plain(attempt.asked, 80)}). What was newer is set aside."
     rung = "" if attempt.required is None else f" at rung {plain(attempt.required, 20)} or above"
     return f"{text}: the newest version{rung} whose every byte was read back and holds."
 

@@ -26,15 +26,16 @@ __all__ = [
     "IntervalFacts",
     "bytes_per_save",
     "decide_interval",
+    "mean_cost",
     "optimal_interval_s",
-    "second_dearest",
 ]
 
 _STEPS = 60
-_FEWEST_COSTS = 3
-_AIMED = 0.8
-"""Of the budget for overhead. The rest is for what training does not notice as a save's doing: the first save of an attempt, and
-the pages and events about it. `make bench-overhead` measures the whole, and with it this share (docs/interval.md)."""
+_ODD = 3.0
+"""A save that is so many times dearer than usual counts as so many usual ones."""
+_UNNOTICED_S = 0.05
+"""Of each save: the pages and events about it and the like, on a machine that has no processor to spare for them. The difference
+between what `make bench-overhead` measures of a whole run and what that run measured itself (docs/interval.md)."""
 _ALMOST_ONE = 1.0 - 2.0**-53
 _MIN_COST_S = 1e-4
 """No save is free: agreeing and collecting what became of it costs this much."""
@@ -45,8 +46,8 @@ class IntervalFacts:
     """What was measured, in seconds of training time unless said otherwise."""
 
     stall_s: float
-    dear_s: float | None = None
-    """What a save costs when it is dear, for the budget; None: what it costs usually."""
+    mean_cost_s: float | None = None
+    """What the last saves cost on average (`mean_cost`), for the budget; None: what one costs usually."""
     persist_s: float
     slowdown: float = 0.0
     """Share by which steps take longer while a save is on its way."""
@@ -71,8 +72,8 @@ class IntervalFacts:
 
     @property
     def budgeted_s(self) -> float:
-        """What the budget counts for a save."""
-        return max(self.cost_s, self.dear_s or 0.0)
+        """What the budget counts for a save: its part of the whole, and what training does not notice as its doing."""
+        return max(self.cost_s, self.mean_cost_s or 0.0) + _UNNOTICED_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +131,12 @@ def bytes_per_save(new: Sequence[int], *, whole: int, full_every: int) -> int:
     return usual + max(0, whole - usual) // full_every
 
 
-def second_dearest(costs: Sequence[float]) -> float | None:
-    """What a save costs when it is dear: costs scatter, and one odd save says nothing. None: fewer than three are known."""
-    return sorted(costs)[-2] if len(costs) >= _FEWEST_COSTS else None
+def mean_cost(costs: Sequence[float]) -> float | None:
+    """What saves cost on average, with odd ones cut off: a budget is spent by the sum. None: none is known."""
+    if not costs:
+        return None
+    longest = _ODD * statistics.median(costs)
+    return statistics.fmean(min(cost, longest) for cost in costs)
 
 
 def decide_interval(facts: IntervalFacts, caps: IntervalCaps) -> IntervalDecision:
@@ -144,7 +148,7 @@ def decide_interval(facts: IntervalFacts, caps: IntervalCaps) -> IntervalDecisio
     floors = {
         "min": caps.min_s,
         "persist": facts.persist_s / facts.flights,
-        "overhead": facts.budgeted_s / (_AIMED * caps.overhead),
+        "overhead": facts.budgeted_s / caps.overhead,
         "network": facts.bytes / caps.network_bytes_s if caps.network_bytes_s else 0.0,
         "storage": 86_400.0 * facts.bytes / caps.storage_bytes_day
         if caps.storage_bytes_day

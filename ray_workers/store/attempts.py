@@ -34,6 +34,7 @@ from ray_workers.store.run_state import RunState
 
 __all__ = [
     "RAY_JOB",
+    "RESUME",
     "TAKEOVER",
     "adopt_attempt",
     "create_run",
@@ -54,6 +55,8 @@ RAY_JOB = "ray_job"
 """Key in `by` of an attempt that trains as a Ray job: the job outlives the process that started it."""
 TAKEOVER = "takeover"
 """Key in `by` of an attempt that was to end another one that lives, if there was one."""
+RESUME = "resume"
+"""Key in `by` of an attempt whose flow run was told where to begin: `never`, or `RUN@VERSION`."""
 _PATIENCE_S = 120.0
 _NAMESPACE = "pid_namespace"
 

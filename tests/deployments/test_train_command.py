@@ -5,7 +5,9 @@ import os
 import shlex
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from click.testing import CliRunner
@@ -24,7 +26,8 @@ def flow(monkeypatch, tmp_path):
     """The calls that would have run the flow; none of it starts."""
     calls: list[dict[str, Any]] = []
 
-    def run_flow(parameters, *, retries):
+    def run_flow(parameters, *, retries, on_begin):
+        del on_begin
         calls.append({**parameters, "retries": retries})
         return 0
 
@@ -202,8 +205,12 @@ def ends_as(monkeypatch, tmp_path):
             def with_options(self, **_):
                 return self
 
+            def on_running(self, hook):
+                self.begun = hook
+
             def __call__(self, *, return_state, **_):
                 assert return_state
+                self.begun(self, SimpleNamespace(id=UUID(int=7)), None)
                 if isinstance(end, BaseException):
                     raise end
                 return end
@@ -254,7 +261,8 @@ def test_ctrl_c_prints_the_command_that_resumes_and_exits_130(ends_as, monkeypat
 @pytest.mark.parametrize(
     ("words", "printed"),
     [
-        ("--resume never --run r", "--run r"), ("--run r --resume=r@3", "--run r"), ("--resume never", ""),
+        ("--resume never --run r", "--run r"), ("--run r --resume=r@3", "--run r"),
+        ("--resume never", f"--run {UUID(int=7)}"), ("", f"--run {UUID(int=7)}"),
         ("--run r --resume other@3", "--run r --resume other@3"), ("--run r --resume auto", "--run r --resume auto"),
     ],
 )  # fmt: skip

@@ -110,14 +110,16 @@ def test_steps_that_are_slower_beside_a_validation_cost_too() -> None:
     assert scene.seconds == pytest.approx(young(1.0), rel=0.02)
 
 
-def test_the_budget_holds_though_costs_scatter_and_one_odd_save_does_not_count() -> None:
+def test_the_budget_goes_by_the_mean_and_one_odd_save_counts_for_little() -> None:
     scene = Scene(caps=replace(OPEN, overhead=0.01), rate=rate_of(1e6, 1.0))
     for stall in (0.2, 0.6, 0.3, 60.0, 0.2):
         scene.saved(stall_s=stall)
     decided = scene.controller.decide()
     assert decided.bound_by == "overhead"
-    assert decided.seconds == pytest.approx(75.0)
-    assert decided.overhead == pytest.approx(0.3 / 75.0)
+    # The odd one counts as three usual ones; on top comes what training does not notice of each.
+    mean = (0.2 + 0.6 + 0.3 + 0.9 + 0.2) / 5
+    assert decided.seconds == pytest.approx((mean + 0.05) / 0.01)
+    assert decided.overhead == pytest.approx(0.3 / decided.seconds)
 
 
 def test_an_evaluation_beside_a_save_is_not_charged_to_it() -> None:

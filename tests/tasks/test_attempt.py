@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,12 @@ def test_a_training_as_a_ray_job_says_so_because_the_job_outlives_the_process(
     assert made.by == {**this_process(), "ray_job": True}
     assert made.job_wish is not None
     assert made.job_wish.by == made.by
+
+
+def test_where_a_person_said_that_it_begins_stands_in_its_records(tmp_path: Path) -> None:
+    for text in ("never", "digits@3", "other@best"):
+        asked = replace(request(tmp_path, None), resume=ResumeSpec.parse(text))
+        assert asked.by == {**this_process(), "resume": text}
 
 
 @pytest.mark.parametrize("beat", ["a sign of life every 180 seconds", None])

@@ -18,7 +18,7 @@ SECONDS = st.floats(min_value=0, max_value=1e5)
 FACTS = st.builds(
     IntervalFacts,
     stall_s=SECONDS,
-    dear_s=st.none() | SECONDS,
+    mean_cost_s=st.none() | SECONDS,
     persist_s=SECONDS,
     slowdown=st.floats(min_value=0, max_value=2),
     restore_s=SECONDS,
@@ -74,6 +74,9 @@ def test_the_interval_is_within_every_cap(measured, allowed):
     assert decided.overhead <= allowed.overhead * (1 + 1e-9)
     if allowed.network_bytes_s:
         assert measured.bytes <= allowed.network_bytes_s * decided.seconds * (1 + 1e-9)
+    if allowed.storage_bytes_day:
+        day = measured.bytes * 86_400 / decided.seconds
+        assert day <= allowed.storage_bytes_day * (1 + 1e-9)
     if decided.seconds > allowed.max_s:
         assert decided.bound_by in ("persist", "overhead", "network", "storage")
     assert math.isfinite(decided.waste)
@@ -103,6 +106,7 @@ def test_there_is_no_jump_anywhere_not_even_where_a_cap_begins_to_hold(measured,
         replace(measured, stall_s=measured.stall_s * nudge),
         replace(measured, persist_s=measured.persist_s * nudge),
         replace(measured, mtbf_s=measured.mtbf_s * nudge),
+        replace(measured, mean_cost_s=(measured.mean_cost_s or 0.0) * nudge),
     ):
         after = decide_interval(changed, allowed).seconds
         assert abs(after - before) <= 3e-4 * before
@@ -114,9 +118,9 @@ def test_there_is_no_jump_anywhere_not_even_where_a_cap_begins_to_hold(measured,
         (facts(), OPEN, "least waste", None),
         (facts(persist_s=600.0), OPEN, "persist", 600.0),
         (facts(persist_s=600.0, flights=3), OPEN, "persist", 200.0),
-        (facts(stall_s=30.0), replace(OPEN, overhead=0.01), "overhead", 3750.0),
-        (facts(dear_s=3.0), replace(OPEN, overhead=0.01), "overhead", 375.0),
-        (facts(dear_s=3.0), OPEN, "least waste", None),
+        (facts(stall_s=30.0), replace(OPEN, overhead=0.01), "overhead", 3005.0),
+        (facts(mean_cost_s=3.0), replace(OPEN, overhead=0.01), "overhead", 305.0),
+        (facts(mean_cost_s=3.0), OPEN, "least waste", None),
         (facts(bytes=10**9), replace(OPEN, network_bytes_s=1e6), "network", 1000.0),
         (facts(bytes=10**9), replace(OPEN, storage_bytes_day=8.64e10), "storage", 1000.0),
         (facts(), replace(OPEN, min_s=500.0), "min", 500.0),
