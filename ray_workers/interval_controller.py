@@ -38,6 +38,9 @@ _STEPS = 64
 _FEWEST_STEPS = 3
 _AFTERMATH_S = 2.0
 """So long after a commit nobody may have told yet that the version is being validated: the driver looks twice a second."""
+_RESTLESS_SAVES = 3
+"""After so many saves without a quiet step in between (validation that cannot keep up, or hangs) nobody knows any more how long
+a quiet one takes: steps that got longer for reasons of their own would be charged to saves, the more the longer the interval is."""
 _OUTLIER = 10.0
 """A step that is so many times longer than usual is an evaluation or a pause, and no save's fault."""
 
@@ -72,6 +75,10 @@ class IntervalController:
         """The first step is over, which compiles, fills caches and makes the optimizer's state: none is like it."""
         self._alone: deque[float] = deque(maxlen=_STEPS)
         self._beside = 0.0
+        self._quiet = False
+        """A step ran alone since the last save was heard of."""
+        self._restless = 0
+        """Saves in a row between which none did."""
         self._committed_at = -math.inf
         self._costs: deque[float] = deque(maxlen=_SAVES)
         self._persists: deque[float] = deque(maxlen=_SAVES)
@@ -86,6 +93,7 @@ class IntervalController:
         if not self._warm:
             self._warm = True
         elif not (beside or begun < self._committed_at + _AFTERMATH_S):
+            self._quiet = True
             self._alone.append(took)
         elif len(self._alone) >= _FEWEST_STEPS:
             # Cut off alike on both sides: else one pause among the quiet steps would hide what saves cost.
@@ -99,6 +107,11 @@ class IntervalController:
         if outcome.number is None or outcome.persist_s is None:
             return
         self._committed_at = self._clock()
+        self._restless = 0 if self._quiet else self._restless + 1
+        self._quiet = False
+        if self._restless > _RESTLESS_SAVES:
+            self._alone.clear()
+            beside = 0.0
         self._costs.append(max(outcome.stall_s, beside))
         self._persists.append(outcome.persist_s)
         self._bytes = outcome.bytes

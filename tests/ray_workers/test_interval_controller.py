@@ -201,3 +201,26 @@ def test_one_odd_save_after_a_restart_changes_little_and_several_do() -> None:
         assert scene.seconds == pytest.approx(young(0.5), rel=0.01)
     scene.saved(stall_s=50.0)
     assert scene.seconds > 5 * young(0.5)
+
+
+@pytest.mark.parametrize("slower", [1.0, 1.08, 1.2])
+@pytest.mark.parametrize("judged_s", [1.0, 30.0, math.inf])
+def test_steps_that_get_longer_by_themselves_do_not_stretch_the_interval_for_ever(
+    judged_s: float, slower: float
+) -> None:
+    """Whatever validation does beside: it keeps up, takes nearly as long as the interval, or hangs."""
+    scene = Scene(caps=IntervalCaps(), rate=rate_of(1000.0, 1500.0), cost_s=0.05, persist_s=5.0)
+    saved_at, gaps = 0.0, [0.0]
+    staged: float | None = None
+    committed = -math.inf
+    while scene.now < 8 * 3600:
+        beside = staged is not None or scene.now < committed + judged_s
+        scene.steps(1, slower if scene.now > 4 * 3600 else 1.0, beside=beside)
+        if staged is not None and scene.now - staged >= 5.0:
+            scene.saved(stall_s=0.05, persist_s=5.0)
+            staged, committed = None, scene.now
+        if staged is None and scene.now - saved_at >= scene.seconds:
+            gaps.append(scene.now - saved_at)
+            staged = saved_at = scene.now
+    assert max(gaps) < 8 * young(0.05, 5400.0)
+    assert gaps[-1] < 3 * young(0.05, 5400.0)
