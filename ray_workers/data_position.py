@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 
 from ray_workers import loader_generators
-from ray_workers.store.errors import StateMismatchError
+from ray_workers.store.errors import InvalidInputError, StateMismatchError
 
 __all__ = ["DataPosition"]
 
@@ -104,7 +104,15 @@ class DataPosition:
             positioned: called once, after `load`, when the loader stands where it stood. Making an iterator draws from
                 the global RNG, so the RNG is set there: of an epoch entered in its middle when the iterator is at its
                 place, of one that begins before its iterator is made.
+
+        Raises:
+            InvalidInputError: there is no loader, or a whole epoch of it has no batch.
         """
+        if self._loader is None:
+            raise InvalidInputError(
+                "session.batches has nothing to iterate: the session was opened without a loader. Hand it over with "
+                "CheckpointSession.open(loader=…), or iterate your own data and call session.advance after each step."
+            )
         self._announce_epoch()
         resume, self._resume_at = self._resume_at, None
         if resume is None:
@@ -120,6 +128,8 @@ class DataPosition:
             self._batches += 1
             self.taken += 1
             yield batch
+        if not self.inside:
+            raise InvalidInputError(_why_empty(self._loader, self.epoch + 1))
         self.epoch += 1
         self._batches = 0
 
@@ -200,6 +210,16 @@ class DataPosition:
 def _iterable(loader: Any | None) -> Collection[Any]:
     # Not `loader or ()`: the truth of a loader is its length, and one over a stream has none.
     return () if loader is None else cast("Collection[Any]", loader)
+
+
+def _why_empty(loader: Any, epoch: int) -> str:
+    what = f"The loader ({type(loader).__name__}) gave no batch in the whole of epoch {epoch}, so nothing can be trained"
+    if hasattr(loader, "__next__"):
+        return f"{what}: it is an iterator, which begins only once. Give what makes the iterator."
+    return (
+        f"{what}: is its data set empty, or smaller than one batch with drop_last=True (on one rank, perhaps)? Give it data, "
+        "or a smaller batch."
+    )
 
 
 def _generators(state: dict[str, Any], when: str) -> Mapping[str, torch.Tensor]:
