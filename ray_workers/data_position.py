@@ -197,13 +197,18 @@ class DataPosition:
             return False
 
     def _announce_epoch(self) -> None:
-        """Samplers shuffle by epoch: a resumed epoch must be told its number before its order is drawn."""
-        for target in (
+        """Samplers and data sets go by the epoch: a resumed one must be told its number before its order is drawn."""
+        batches = getattr(self._loader, "batch_sampler", None)
+        targets = (
             self._loader,
             getattr(self._loader, "sampler", None),
-            getattr(self._loader, "batch_sampler", None),
-        ):
-            if target is not None and hasattr(target, "set_epoch"):
+            batches,
+            getattr(batches, "sampler", None),
+            getattr(self._loader, "dataset", None),
+        )
+        # Each object once: a loader's sampler is its batch sampler's too.
+        for target in {id(target): target for target in targets}.values():
+            if hasattr(target, "set_epoch"):
                 target.set_epoch(self.epoch)
 
 
