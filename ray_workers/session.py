@@ -85,7 +85,7 @@ class CheckpointSession:
         Args:
             model: a module, plain or wrapped by DDP or FSDP2.
             optimizer: an optimizer, or several in a list or dict.
-            loader: what `batches` iterates; exact in mid-epoch if it has `state_dict` (StatefulDataLoader).
+            loader: what `batches` iterates; with a `state_dict` (StatefulDataLoader) nothing is loaded twice after a resume.
             scheduler: a learning-rate scheduler, or several in a list or dict.
             probe: gives the model's loss on a small fixed batch; evaluated at every save, by all ranks together, in
                 evaluation mode and without gradients. `Validation.probe` evaluates it again from the stored bytes.

@@ -55,6 +55,22 @@ def own_generator(data: TensorDataset) -> Any:
     return DataLoader(data, batch_size=4, shuffle=True, generator=generator)
 
 
+class Noisy(TensorDataset):
+    """Draws as it is loaded, as augmentation does."""
+
+    def __getitem__(self, index: int) -> Any:
+        return tuple(item + torch.rand(1) for item in super().__getitem__(index))
+
+
+def drawn_globally(data: TensorDataset, workers: int = 0) -> Any:
+    """An order and a noise that nothing but the process's own generators decide on."""
+    return DataLoader(Noisy(*data.tensors), batch_size=4, shuffle=True, num_workers=workers)
+
+
+def drawn_in_workers(data: TensorDataset) -> Any:
+    return drawn_globally(data, workers=2)
+
+
 def gathering_loop(make: Any, *, gather: int = 1, die_at: int | None = None):
     """A loop of `BATCHES` batches an epoch that steps after every `gather` of them; dies ahead of batch `die_at`."""
 
@@ -102,6 +118,19 @@ def test_more_epochs_go_on_as_if_they_had_been_wanted_from_the_start(
     run.attempt(gathering_loop(make), {"epochs": 2})
     run.attempt(gathering_loop(make), {"epochs": 4})
     whole.attempt(gathering_loop(make), {"epochs": 4})
+    assert digests(run) == digests(whole)
+
+
+@pytest.mark.parametrize("make", [drawn_globally, drawn_in_workers])
+def test_what_is_drawn_from_the_processs_own_generators_goes_on_in_mid_epoch(
+    tmp_path: Path, make: Any
+) -> None:
+    run, whole = (process(tmp_path, name, every_steps=1) for name in ("run", "whole"))
+    for die_at in (14, 3):  # in the second epoch; and there once more
+        with pytest.raises(Killed):
+            run.attempt(gathering_loop(make, die_at=die_at))
+    run.attempt(gathering_loop(make))
+    whole.attempt(gathering_loop(make))
     assert digests(run) == digests(whole)
 
 
