@@ -157,9 +157,12 @@ class CheckpointSession:
 
         Batches may be gathered for one step. Where the last ones of an epoch wait for a step in the next, no version is
         made between the two: it would lack their gradients.
+
+        Raises:
+            InvalidInputError: `epochs` is no whole number; there is no loader, or a whole epoch of it has no batch.
         """
-        self._live.epochs_wanted = epochs
-        while self.epoch < epochs:
+        wanted = self._live.want_epochs(epochs)
+        while self.epoch < wanted:
             yield from self._live.position.epoch_batches(self._live.set_rng)
             if self._context.thresholds.every_epochs is not None:
                 self._rounds.meet_between_epochs()
