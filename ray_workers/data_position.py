@@ -252,7 +252,7 @@ class DataPosition:
         )
         # Each object once: a loader's sampler is its batch sampler's too.
         for target in {id(target): target for target in targets}.values():
-            if hasattr(target, "set_epoch"):
+            if target is not None and hasattr(target, "set_epoch"):
                 target.set_epoch(self.epoch)
 
 

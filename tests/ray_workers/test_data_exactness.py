@@ -310,7 +310,7 @@ def test_what_goes_by_the_epoch_has_another_order_in_each(name):
 
 def test_each_is_told_of_an_epoch_once():
     data = reordered()
-    list(taken(DataPosition(DataLoader(data, sampler=data))))  # type: ignore[arg-type]
+    list(taken(DataPosition(DataLoader(data, sampler=data))))
     assert data.told == (0, 1, 2)
 
 

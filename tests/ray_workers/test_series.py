@@ -1,6 +1,7 @@
 import re
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ HALF = [
     torch.tensor([0.5], dtype=torch.bfloat16, requires_grad=True),
 ]  # fmt: skip
 ONE = [1, True, np.True_, np.int8(1), np.array([True]), torch.tensor(1), torch.tensor([True])]
-NO_NUMBERS = {
+NO_NUMBERS: dict[str, Any] = {
     "None": None,
     "a str": "0.5",
     "a complex": 1j,
