@@ -171,10 +171,12 @@ class DataPosition:
 
     def _check_shape(self, resume: dict[str, Any]) -> None:
         self._shape = shape_of(self._loader)
+        stored = resume.get("shape", {})  # versions made before it was kept have none
         if resume.get("resharded"):
-            return  # the sampler knows its place by samples
-        # Versions made before it was kept have none.
-        check_shape(resume.get("shape", {}), self._shape)
+            # Its place is one by samples, so batches may be of another size.
+            check_shape({n: v for n, v in stored.items() if n == "samples"}, self._shape)
+            return
+        check_shape(stored, self._shape)
         if self._global_sampler is not None:
             check_global_batch(
                 self._batches, resume["samples"], int(self._global_sampler.global_batch)

@@ -56,7 +56,12 @@ def reshard(
         )
     return {
         "rng": rng.derive(lead["rng"], world_size=world_size, rank=rank),
-        "data": {**places[0], "loader": None, "resharded": True},
+        "data": {
+            **places[0],
+            "shape": lead["data"].get("shape", {}),
+            "loader": None,
+            "resharded": True,
+        },
         "series": own["series"],
     }
 

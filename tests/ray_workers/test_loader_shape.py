@@ -9,8 +9,10 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from ray_workers import rng
 from ray_workers.data_position import DataPosition
 from ray_workers.loader_shape import check_shape, shape_of
+from ray_workers.resharding import reshard
 from ray_workers.sampling import GlobalBatches
 from ray_workers.store.errors import StateMismatchError
 
@@ -94,6 +96,15 @@ def test_a_global_batch_that_changed_is_refused_by_the_samples_alone(kind):
     with pytest.raises(StateMismatchError, match=r"2 global batches of 4 .* is 2 here"):
         gone_on(dealing(kind, 24, 2), state)
     assert gone_on(dealing(kind, 24, 4), state) == 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_number_of_workers_may_take_other_batches_of_the_same_data_alone(kind):
+    saved = {"data": stopped(dealing(kind, 24, 4), 2), "rng": rng.capture(), "series": {}}
+    moved = reshard(saved, saved, rank=0, world_size=2)["data"]
+    assert gone_on(dealing(kind, 24, 2), moved) == 8
+    with pytest.raises(StateMismatchError, match="data set was 24 and is 26"):
+        gone_on(dealing(kind, 26, 4), moved)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

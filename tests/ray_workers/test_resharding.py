@@ -39,7 +39,7 @@ def test_new_streams_are_the_same_every_time_and_differ_by_rank_world_and_versio
 def test_the_position_is_that_of_all_ranks_and_the_series_that_of_the_old_rank():
     moved = reshard(state(), state(series="b"), rank=1, world_size=3)
     assert moved["data"] == {
-        "epoch": 1, "batches": 2, "samples": 24, "loader": None, "resharded": True,
+        "epoch": 1, "batches": 2, "samples": 24, "shape": {}, "loader": None, "resharded": True,
     }  # fmt: skip
     assert moved["series"] == "b"
     assert [sources(rank, 2) for rank in range(4)] == [(0, 0), (0, 1), (0, 0), (0, 0)]
