@@ -140,7 +140,7 @@ def _row(number: int, outcome: Outcome) -> list[str]:
 
 def _verdict(ratio: Ratio) -> str:
     words = {"aim reached": "within the budget", "not reached": "above the budget"}
-    word = Bar(at_least=1 + BUDGET, aim=1 + BUDGET).verdict(ratio)
+    word = Bar(at_least=1 + BUDGET, aim=1 + BUDGET, fewest=5).verdict(ratio)
     return (
         f"Added by saving: median {_percent(ratio.median - 1)}, 95 % interval {_percent(ratio.low - 1)} to "
         f"{_percent(ratio.high - 1)}, {ratio.pairs} pairs; the budget is {BUDGET:.0%}: **{words.get(word, word)}**."
