@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
-from collections.abc import Mapping
+import queue
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -44,11 +47,15 @@ __all__ = [
     "who_trains",
 ]
 
+_Answer = TypeVar("_Answer")
+
 LOG_LINES = 1000
 TAG = "pawl"
 """What marks a flow run as one that the automations look after."""
 _SLOWEST_BEAT_S = 50
 """A third of the silence after which it is taken for dead."""
+_ANSWER_S = 3.0
+"""For a process that is being ended: it has 30 s in all, and Prefect's client tries for a minute by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +101,30 @@ def _unknown_here(attempt: AttemptState) -> str:
 
 
 def is_being_cancelled(identity: RunIdentity) -> bool:
-    """Whether a person asked for the end, rather than the machine; unknown counts as not."""
-    try:
-        found = _read(identity.flow_run_id)
-    except Exception:  # noqa: BLE001 - asked while the process is being ended; there is no time to sort out why
-        return False
+    """Whether a person asked for the end, rather than the machine; unknown, or not known within 3 s, counts as not."""
+    found = _answer_within(_ANSWER_S, lambda: _read(identity.flow_run_id))
     return found is not None and found.state is not None and found.state.is_cancelling()
+
+
+def _answer_within(seconds: float, ask: Callable[[], _Answer | None]) -> _Answer | None:
+    """What `ask` returns; None if it fails, or is not done in time: then its thread is left to itself."""
+    answers: queue.SimpleQueue[_Answer | None] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put(ask())
+        except Exception:  # noqa: BLE001 - asked while the process is being ended; there is no time to sort out why
+            answers.put(None)
+
+    # In a copy of the context: it holds Prefect's settings, which say where the server is.
+    context = contextvars.copy_context()
+    threading.Thread(
+        target=context.run, args=(run,), name="pawl-asking-prefect", daemon=True
+    ).start()
+    try:
+        return answers.get(timeout=seconds)
+    except queue.Empty:
+        return None
 
 
 def running_for_s(identity: RunIdentity) -> float:

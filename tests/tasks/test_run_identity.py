@@ -1,9 +1,14 @@
-"""What a run's own policy says about retries, and what its flow says; who trains already; what was told before a try."""
+"""What a run's own policy says about retries, and what its flow says; who trains already; what was told before a try.
+
+Prefect's server may be away when it is asked.
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
+import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +19,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
 from prefect.client.schemas.sorting import LogSort
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.states import Completed, Crashed, Pending, Running
+from prefect.states import Cancelling, Completed, Crashed, Pending, Running
 
 from ray_workers.store.attempts import this_process
 from ray_workers.store.run_state import AttemptState
@@ -22,6 +27,7 @@ from tasks import run_identity
 from tasks.run_identity import (
     LOG_LINES,
     RunIdentity,
+    is_being_cancelled,
     newest_log_lines,
     policy_to_put_back,
     slow_heart,
@@ -106,6 +112,62 @@ def test_of_another_prefect_what_is_gone_elsewhere_or_this_process_itself_does_n
         this_process(),
     ):
         assert who_trains(attempt(**by)) is None
+
+
+# --- who asked for the end -------------------------------------------------------------------------------------------
+
+MINE = RunIdentity(flow_run_id=str(uuid4()), name="n", run_count=1)
+
+
+class Server:
+    """Prefect's client for a server that answers each request with `answer()`."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def read_flow_run(self, _: object) -> Any:
+        return self.answer()
+
+
+@pytest.mark.parametrize(("state", "cancelled"), [(Cancelling(), True), (Running(), False)])
+def test_who_asked_for_the_end_is_asked_of_prefect(monkeypatch, state, cancelled):
+    server = Server(lambda: FlowRun(flow_id=uuid4(), state=state))
+    monkeypatch.setattr(run_identity, "get_client", lambda **_: server)
+    assert is_being_cancelled(MINE) == cancelled
+
+
+def test_prefect_is_asked_with_the_settings_of_the_flow(monkeypatch):
+    found = []
+    server = Server(lambda: found.append(PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()))
+    monkeypatch.setattr(run_identity, "get_client", lambda **_: server)
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 41}):
+        is_being_cancelled(MINE)
+    assert found == [41]
+
+
+def test_a_server_that_is_away_takes_little_of_the_time_that_a_process_has_left(monkeypatch):
+    silent = threading.Event()
+    server = Server(lambda: silent.wait(60) and FlowRun(flow_id=uuid4(), state=Cancelling()))
+    monkeypatch.setattr(run_identity, "get_client", lambda **_: server)
+    monkeypatch.setattr(run_identity, "_ANSWER_S", 0.2)
+    began = time.monotonic()
+    assert not is_being_cancelled(MINE)
+    assert time.monotonic() - began < 30
+    silent.set()
+
+
+def test_a_server_that_refuses_says_nothing_of_who_asked(monkeypatch):
+    def refuse() -> None:
+        raise RuntimeError("500")
+
+    monkeypatch.setattr(run_identity, "get_client", lambda **_: Server(refuse))
+    assert not is_being_cancelled(MINE)
 
 
 # --- what was logged -------------------------------------------------------------------------------------------------
