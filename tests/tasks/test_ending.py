@@ -15,10 +15,11 @@ from ray_workers.store.attempts import end_attempt, start_attempt
 from ray_workers.store.errors import (
     DamageError,
     DigestMismatchError,
+    InvalidInputError,
     StoreUnavailableError,
     TrainingFailedError,
 )
-from tasks import ending
+from tasks import ending, run_identity
 from tasks.run_identity import RunIdentity
 from tests.support.factories import MadeUpRun, flip_byte, folder_store
 
@@ -155,3 +156,13 @@ def test_where_the_log_cannot_be_read_this_process_tells_its_end(first_try):
     first_try.request.target.open = away
     with pytest.raises(TerminationSignal):
         end_by(first_try, TerminationSignal(15))
+
+
+def test_what_ended_it_is_told_also_if_its_retries_cannot_be_forbidden(first_try, monkeypatch):
+    def away(**_: object) -> None:
+        raise RuntimeError("no connection")
+
+    monkeypatch.setattr(run_identity, "get_client", away)
+    monkeypatch.setattr(run_identity, "get_run_logger", lambda: logging.getLogger("test"))
+    with pytest.raises(InvalidInputError, match="no such loop"):
+        end_by(first_try, InvalidInputError("no such loop"))

@@ -6,6 +6,7 @@ Prefect's server may be away when it is asked.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
 import time
@@ -27,9 +28,12 @@ from tasks import run_identity
 from tasks.run_identity import (
     LOG_LINES,
     RunIdentity,
+    forbid_retries,
     is_being_cancelled,
+    mark_crashed,
     newest_log_lines,
     policy_to_put_back,
+    running_for_s,
     slow_heart,
     who_trains,
 )
@@ -168,6 +172,42 @@ def test_a_server_that_refuses_says_nothing_of_who_asked(monkeypatch):
 
     monkeypatch.setattr(run_identity, "get_client", lambda **_: Server(refuse))
     assert not is_being_cancelled(MINE)
+
+
+# --- what may fail ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "answer", "said"),
+    [
+        (lambda: forbid_retries(MINE), None, "may be retried"),
+        (lambda: mark_crashed(MINE.flow_run_id, "gone"), None, "may still show flow run"),
+        (lambda: newest_log_lines(MINE), [], "told again"),
+        (lambda: running_for_s(MINE), 500.0, "as old as its process"),
+    ],
+)
+def test_a_server_that_is_away_costs_a_line_in_the_log_and_no_training(
+    monkeypatch, caplog, call, answer, said
+):
+    def away(**_: object) -> None:
+        raise RuntimeError("no connection")
+
+    monkeypatch.setattr(run_identity, "get_client", away)
+    monkeypatch.setattr(run_identity, "get_run_logger", lambda: logging.getLogger("flow"))
+    monkeypatch.setattr(run_identity, "_process_age_s", lambda: 500.0)
+    assert call() == answer
+    (line,) = caplog.messages
+    assert said in line
+    assert "no connection" in line
+
+
+def test_a_flow_run_is_as_old_as_it_or_its_process_whatever_is_younger(monkeypatch):
+    monkeypatch.setattr(run_identity, "_process_age_s", lambda: 500.0)
+    monkeypatch.setattr(run_identity, "epoch_seconds", lambda: 10_000.0)
+    for began, age_s in ((9_900.0, 100.0), (1_000.0, 500.0), (10_001.0, 0.0)):
+        run = FlowRun(flow_id=uuid4(), start_time=datetime.fromtimestamp(began, UTC))
+        monkeypatch.setattr(run_identity, "_read", lambda _, run=run: run)
+        assert running_for_s(MINE) == age_s
 
 
 # --- what was logged -------------------------------------------------------------------------------------------------
