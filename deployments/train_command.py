@@ -165,7 +165,8 @@ def _run_flow(
     chosen = train if retries is None else train.with_options(retries=retries)
     begun: list[str] = []
 
-    def hear(_: object, flow_run: FlowRun, __: object) -> None:
+    def hear(flow: object, flow_run: FlowRun, state: object) -> None:
+        del flow, state
         begun.append(str(flow_run.id))
         on_begin(begun[-1])
 
