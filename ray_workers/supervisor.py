@@ -24,6 +24,7 @@ from ray_workers.log_collecting import LogCollector
 from ray_workers.messages import RESIZE, PawlEvent, StopRequest
 from ray_workers.node_agent import AgentConfig
 from ray_workers.node_agents import NodeAgents
+from ray_workers.policies.failure_rate import FailureRate
 from ray_workers.policies.hang import HangRule
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.rank_signs import RankPlaces
@@ -63,6 +64,8 @@ class Supervision:
     hang_rule: HangRule | None = None
     growth: GrowthPlan | None = None
     incarnation: int = 0
+    rate: Callable[[], FailureRate | None] = lambda: None
+    """How often training fails by now; answers at once."""
 
 
 class Supervisor:
@@ -248,6 +251,7 @@ class Supervisor:
                 fence=self.fence,
                 stop=stop,
                 validating=not self._validation.over,
+                rate=self._task.rate(),
             )
         )
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ray_workers import saver as saver_module
-from ray_workers.messages import VersionOutcome
+from ray_workers.messages import DriverNews, VersionOutcome
 from ray_workers.pipeline import _FuturePending
 from ray_workers.rank_content import RankContent
 from ray_workers.saver import Saver
@@ -44,8 +44,8 @@ class HeldPipeline:
     def stop_request(self):
         return None
 
-    def validating(self):
-        return False
+    def news(self):
+        return DriverNews()
 
     def close(self):
         self.folder.release()

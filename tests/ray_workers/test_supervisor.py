@@ -15,6 +15,7 @@ from ray_workers import trainer
 from ray_workers.fitting import Fitting
 from ray_workers.messages import DRAINING, RESIZE, TIME_LIMIT, PawlEvent, StopRequest
 from ray_workers.node_agent import AgentConfig
+from ray_workers.policies.failure_rate import PRIOR
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.resizing import group_end
 from ray_workers.staging_files import StagingFolder
@@ -193,3 +194,12 @@ def test_that_versions_wait_for_a_verdict_is_told_to_every_node(scene, monkeypat
     supervisor._validation._fulfilled = supervisor._validation._wishes
     supervisor._attach()
     assert [said.validating for said in told] == [True, False]
+
+
+def test_how_often_training_fails_by_now_is_told_to_every_node(scene, monkeypatch):
+    supervisor, *_ = scene
+    told: list[Any] = []
+    monkeypatch.setattr(supervisor._agents, "attach", told.append)
+    object.__setattr__(supervisor._task, "rate", lambda: PRIOR)
+    supervisor._attach()
+    assert told[0].rate == PRIOR
