@@ -70,8 +70,14 @@ class Supervisor:
 
     def __init__(self, task: Supervision) -> None:
         self._task = task
+        self._done = threading.Event()
         self._coordinating = Incarnations(
-            task.target, task.attempt, task.failure_budget, task.on_event, task.incarnation
+            task.target,
+            task.attempt,
+            task.failure_budget,
+            task.on_event,
+            task.incarnation,
+            over=self._done.is_set,
         )
         self._agents = NodeAgents(task.attempt.run_id, task.agent)
         self._validation = ValidationDriver(
@@ -94,7 +100,6 @@ class Supervisor:
         self._interrupted_at = 0.0
         self._problems: dict[tuple[str, str], float] = {}
         """What was told of, by duty and type, and when."""
-        self._done = threading.Event()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -200,13 +205,19 @@ class Supervisor:
             self._look_around()
 
     def _look_around(self) -> None:
-        self._guarded(self._drain, _ANSWER_S)
-        self._guarded(self._watch_agents)
-        self._guarded(self._watch_for_interruptions)
-        self._guarded(self._watch_for_hung_ranks)
-        self._guarded(self._log_lines.collect, self._agents.by_node)
-        self._guarded(self._coordinating.check_fence)
-        self._guarded(self._validation.drive)
+        duties: tuple[tuple[Callable[..., None], tuple[Any, ...]], ...] = (
+            (self._drain, (_ANSWER_S,)),
+            (self._watch_agents, ()),
+            (self._watch_for_interruptions, ()),
+            (self._watch_for_hung_ranks, ()),
+            (self._log_lines.collect, (self._agents.by_node,)),
+            (self._coordinating.check_fence, ()),
+            (self._validation.drive, ()),
+        )
+        for duty, arguments in duties:
+            # The one before may have waited for the store until Ray was left, and whoever calls Ray then starts a new one.
+            if not self._done.is_set():
+                self._guarded(duty, *arguments)
 
     def _guarded(self, duty: Callable[..., None], *arguments: Any) -> None:
         """One duty that fails keeps no other from its turn: without this thread no attempt ends in order."""
@@ -227,7 +238,7 @@ class Supervisor:
             _log.exception("What the supervisor met could not be told")
 
     def _drain(self, patience_s: float) -> None:
-        events = self._coordinating.drain(patience_s, replace_dead=not self._done.is_set())
+        events = self._coordinating.drain(patience_s)
         for event in events:
             self._task.on_event(event)
             if event.kind == "committed":

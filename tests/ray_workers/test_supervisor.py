@@ -87,6 +87,32 @@ def test_a_duty_that_fails_keeps_no_other_from_its_turn(scene, failing):
     assert "goes on: OutOfMemoryError: Ray killed the validator" in event.message
 
 
+@pytest.mark.parametrize("number", range(len(DUTIES) - 1))
+def test_what_is_left_during_a_duty_begins_none_of_the_others(scene, monkeypatch, number):
+    """The store may be waited for until Ray was left; the next duty's call would start a new Ray."""
+    supervisor, done, *_ = scene
+    name, owner = DUTIES[number]
+    at = supervisor if owner is None else getattr(supervisor, owner)
+    monkeypatch.setattr(at, name, lambda *_: supervisor._done.set())
+    supervisor._look_around()
+    assert done == [before for before, _ in DUTIES[:number]]
+
+
+def test_after_the_block_was_left_what_is_still_owed_is_done(scene, monkeypatch):
+    supervisor, done, *_ = scene
+    finished: list[str] = []
+    for owner, name in (
+        ("_log_lines", "finish"), ("_coordinating", "kill"), ("_agents", "let_go"),
+    ):  # fmt: skip
+        at = getattr(supervisor, owner)
+        monkeypatch.setattr(at, name, lambda *_, name=name, **__: finished.append(name))
+    assert not supervisor._coordinating._over()
+    supervisor.__exit__(None, None, None)
+    assert done == ["_drain"]
+    assert finished == ["finish", "kill", "let_go"]
+    assert supervisor._coordinating._over(), "a late answer of the store would start an actor"
+
+
 def test_a_problem_that_stays_is_told_once_a_minute_and_not_twice_a_second(scene, monkeypatch):
     supervisor, _, errors, told = scene
     now = [100.0]
