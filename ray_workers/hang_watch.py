@@ -19,6 +19,9 @@ from ray_workers.store.clock import utc_now
 __all__ = ["HangWatch", "Hung"]
 
 _LOOK_S = 5.0
+_FROZEN_S = 30.0
+"""Without a word from all nodes for so long, this process or one of theirs stood still (a pause of its machine, of its
+container), and every clock went on: the silence of ranks says nothing then."""
 _ANSWER_S = 5.0
 _NAMED = 8
 _STACKS_S = 15.0
@@ -54,13 +57,15 @@ class HangWatch:
     def __init__(self, rule: HangRule | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._rule = rule
         self._clock = clock
-        self._looked = self._rested = clock()
+        self._looked = self._heard_at = self._rested = clock()
         self._calls: list[Any] = []
+        self._suspected: frozenset[tuple[int, int]] = frozenset()
+        """Ranks that seemed to hang at the look before, each with its step."""
         self.step_s: float | None = None
         """The median step of the slowest rank, when last seen; None: not known yet."""
 
     def look(self, agents: Mapping[str, Any]) -> Hung | None:
-        """Whether ranks hang; if so their stacks are gathered, and they are killed, before this returns.
+        """Whether ranks hang, by two looks in a row; if so their stacks are gathered, and they are killed, before this returns.
 
         Never waits for an agent while nothing hangs: what it answers is read at the next look.
         """
@@ -70,11 +75,20 @@ class HangWatch:
         calls, self._calls = self._calls, [a.pulses.remote() for a in agents.values()]
         pulses = _answers(calls, timeout_s=0)
         if len(pulses) < len(calls):
+            self._suspected = frozenset()
             return None  # a node of which nothing is known may be one whose rank rests
+        if self._looked - self._heard_at > _FROZEN_S:
+            self._rested = self._looked
+        self._heard_at = self._looked
         heard = [pulse for some in pulses for pulse in some]
         self.step_s = max((p.median_s for p in heard if p.gaps), default=self.step_s)
-        found = self.judge(heard)
+        found = self._found_again(self.judge(heard))
         return self._ended(agents, found) if found else None
+
+    def _found_again(self, found: Sequence[RankPulse]) -> tuple[RankPulse, ...]:
+        """Those that were found at the look before too. After a short freeze an agent answers before its ranks can."""
+        before, self._suspected = self._suspected, frozenset((p.rank, p.step) for p in found)
+        return tuple(p for p in found if (p.rank, p.step) in before)
 
     def judge(self, pulses: Sequence[RankPulse]) -> tuple[RankPulse, ...]:
         """Those that hang, by the rule."""
