@@ -93,7 +93,7 @@ class Supervisor:
         )
         self._growth = GrowthWatch(task.growth)
         self._grows = True
-        self._hang_watch = HangWatch(task.hang_rule)
+        self._hang_watch = HangWatch(task.hang_rule, over=self._done.is_set)
         self._hung: Hung | None = None
         self._log_lines = LogCollector(task.on_event)
         self._interruption: StopRequest | None = None

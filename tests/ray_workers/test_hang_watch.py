@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import ray
 
 from ray_workers.hang_watch import HangWatch, Hung
 from ray_workers.policies.hang import HangRule, RankPulse
@@ -20,9 +24,9 @@ class Clock:
 SILENT = RankPulse(rank=1, pid=1, step=50, silent_s=5000.0, gaps=40, median_s=1.0, longest_s=2.0)
 
 
-def watch() -> tuple[HangWatch, Clock]:
+def watch(over: Callable[[], bool] = lambda: False) -> tuple[HangWatch, Clock]:
     clock = Clock()
-    return HangWatch(HangRule(at_least_s=60, steps=30), clock), clock
+    return HangWatch(HangRule(at_least_s=60, steps=30), clock, over), clock
 
 
 def test_a_silent_rank_is_found_when_nobody_rested_for_as_long() -> None:
@@ -46,7 +50,8 @@ class Looked:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         without_ray(monkeypatch)
-        self.watching, self.clock = watch()
+        self.watching, self.clock = watch(over=lambda: self.left)
+        self.left = False
         self.since = 0.0
         self.says: dict[int, object] = {}
         self.agents = {f"node-{rank}": self._agent(rank) for rank in (0, 1)}
@@ -130,6 +135,31 @@ def test_an_answer_that_is_late_now_and_then_holds_nothing_off_for_long(looked) 
     looked.after(5.0)
     looked.says = {}
     assert looked.until_hung() <= 70
+
+
+@pytest.mark.parametrize("method", ["want_stacks", "stacks", "rank_states"])
+def test_who_leaves_while_stacks_are_gathered_is_not_held_up_and_nobody_is_killed(
+    looked, method, monkeypatch
+) -> None:
+    """Ray is left then: a call would start a new one, and a thread that waits in the old one ends the process."""
+    agent = looked.agents["node-1"]
+
+    def leave() -> object:
+        looked.left = True
+        return PENDING
+
+    def wait(*args: Any, **options: Any) -> Any:
+        assert not looked.left, "Ray is called"
+        return wait_before(*args, **options)
+
+    wait_before = ray.wait
+    monkeypatch.setattr(ray, "wait", wait)
+    agent.answers(method, leave)
+    began = time.monotonic()
+    while not looked.left:
+        assert looked.after(5.0) is None
+    assert agent.calls[-1][0] == method
+    assert time.monotonic() - began < 4
 
 
 def test_without_a_rule_nobody_is_asked() -> None:

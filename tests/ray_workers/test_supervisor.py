@@ -106,11 +106,14 @@ def test_after_the_block_was_left_what_is_still_owed_is_done(scene, monkeypatch)
     ):  # fmt: skip
         at = getattr(supervisor, owner)
         monkeypatch.setattr(at, name, lambda *_, name=name, **__: finished.append(name))
-    assert not supervisor._coordinating._over()
+    late = supervisor._coordinating, supervisor._hang_watch
+    assert not any(one._over() for one in late)
     supervisor.__exit__(None, None, None)
     assert done == ["_drain"]
     assert finished == ["finish", "kill", "let_go"]
-    assert supervisor._coordinating._over(), "a late answer of the store would start an actor"
+    assert all(one._over() for one in late), (
+        "what waits for a store or an agent goes on in a new Ray"
+    )
 
 
 def test_a_problem_that_stays_is_told_once_a_minute_and_not_twice_a_second(scene, monkeypatch):
