@@ -131,14 +131,21 @@ class Supervisor:
     def interrupt(self, request: StopRequest) -> None:
         """Let the workers end at their next step, with a last version if it fits into the grace. From any thread.
 
-        The first request stands, unless that was for more workers only. It is passed on here at once: this object's own
-        thread may be waiting for a store.
+        The first request stands, unless that was for more workers only, or leaves more time than the new one. That is passed
+        on here at once: this object's own thread may be waiting for a store.
         """
-        if not self._must_end and (self._grows or request.cause != RESIZE):
+        if self._takes_over(request):
             self._interrupted_at = time.monotonic()
             self._interruption = request
             self._attach()
             self._wake.set()
+
+    def _takes_over(self, request: StopRequest) -> bool:
+        standing = self.interruption
+        if request.cause == RESIZE:
+            return self._grows and not self._must_end
+        # Who ends this process within seconds does not wait for the deadline of a node or of a time limit.
+        return standing is None or not self._must_end or request.grace_s < standing.grace_s
 
     def fell(self) -> None:
         """The workers ended for reasons of their own: a wish for more of them, if there was one, ended nothing.

@@ -131,8 +131,8 @@ def test_a_problem_that_stays_is_told_once_a_minute_and_not_twice_a_second(scene
     assert len(told) == 4
 
 
-def asks(cause):
-    return StopRequest(reason="interrupted", cause=cause, grace_s=60.0, place="3 to 4 workers")
+def asks(cause, grace_s=60.0):
+    return StopRequest(reason="interrupted", cause=cause, grace_s=grace_s, place="3 to 4 workers")
 
 
 def ray_says(*causes):
@@ -188,6 +188,59 @@ def test_who_must_end_ends_for_that_whatever_befalls_the_workers(scene, monkeypa
     error, _ = ended(supervisor, monkeypatch, RayActorError())
     assert isinstance(error, AttemptInterruptedError)
     assert error.details["cause"] == cause
+
+
+@pytest.mark.parametrize(
+    ("standing", "new", "taken"),
+    [
+        (asks(DRAINING, 600.0), asks("SIGTERM", 18.0), True),
+        (asks(TIME_LIMIT, 600.0), asks("Ctrl-C", 6.0), True),
+        (asks(DRAINING, 5.0), asks("SIGTERM", 18.0), False),
+        (asks(RESIZE, 5.0), asks("SIGTERM", 18.0), True),
+        (asks(DRAINING, 7200.0), asks(RESIZE, 3600.0), False),
+    ],
+)
+def test_the_request_that_leaves_less_time_stands(scene, monkeypatch, standing, new, taken):
+    """Whoever cancels kills after 30 seconds, whatever a node's deadline is; a version that would come later is lost."""
+    supervisor, *_ = scene
+    supervisor.interrupt(standing)
+    told_at_once: list[Any] = []
+    monkeypatch.setattr(supervisor._agents, "attach", told_at_once.append)
+    supervisor.interrupt(new)
+    stands = new if taken else standing
+    assert supervisor.interruption.cause == stands.cause
+    assert supervisor.interruption.grace_s <= stands.grace_s
+    assert [said.stop.cause for said in told_at_once] == ([new.cause] if taken else [])
+
+
+def test_what_is_left_of_the_standing_request_is_compared(scene, monkeypatch):
+    supervisor, *_ = scene
+    now = [100.0]
+    monkeypatch.setattr("ray_workers.supervisor.time.monotonic", lambda: now[0])
+    supervisor.interrupt(asks(DRAINING, 60.0))
+    now[0] += 50.0
+    supervisor.interrupt(asks("SIGTERM", 18.0))
+    assert supervisor.interruption == asks(DRAINING, 10.0)
+    supervisor.interrupt(asks("Ctrl-C", 6.0))
+    assert supervisor.interruption == asks("Ctrl-C", 6.0)
+    assert supervisor.seconds_since_interruption == 0.0
+
+
+def test_a_request_that_takes_over_is_told_too(scene, monkeypatch):
+    supervisor, _, _, told = scene
+    requests = [asks(DRAINING, 600.0), asks("SIGTERM", 18.0)]
+
+    def next_one() -> None:
+        if requests:
+            supervisor.interrupt(requests.pop(0))
+        else:
+            supervisor._done.set()
+
+    monkeypatch.setattr(supervisor, "_look_around", next_one)
+    supervisor._run()
+    assert [(e.details["cause"], round(e.details["grace_s"])) for e in told] == [
+        (DRAINING, 600), ("SIGTERM", 18),
+    ]  # fmt: skip
 
 
 def test_the_thread_outlives_whatever_people_s_code_raises(scene, monkeypatch):
