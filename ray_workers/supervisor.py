@@ -245,7 +245,10 @@ class Supervisor:
             _log.exception("What the supervisor met could not be told")
 
     def _drain(self, patience_s: float) -> None:
+        before = self.fence
         events = self._coordinating.drain(patience_s)
+        if self.fence != before:
+            self._validation.want()  # the dead one may have committed, and told nobody
         for event in events:
             self._task.on_event(event)
             if event.kind == "committed":

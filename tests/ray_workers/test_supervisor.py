@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -263,6 +264,23 @@ def test_the_thread_outlives_whatever_people_s_code_raises(scene, monkeypatch):
     supervisor._wake.set()
     thread.join(60)
     assert done.count("drive") >= 3
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_what_a_dead_checkpoint_actor_told_nobody_of_is_judged_too(scene, monkeypatch, replaced):
+    """It commits and dies: the version is there, and the word of it went with the process."""
+    supervisor, *_ = scene
+    supervisor._validation._fulfilled = supervisor._validation._wishes
+    coordinating = supervisor._coordinating
+
+    def drain(_: float) -> tuple[PawlEvent, ...]:
+        if replaced:
+            coordinating.attempt = replace(coordinating.attempt, fence=supervisor.fence + 1)
+        return ()
+
+    monkeypatch.setattr(coordinating, "drain", drain)
+    Supervisor._drain(supervisor, 1.0)
+    assert supervisor._validation.over is not replaced
 
 
 def test_that_versions_wait_for_a_verdict_is_told_to_every_node(scene, monkeypatch):
