@@ -84,6 +84,16 @@ def test_the_grace_of_a_stop_request_runs_from_when_it_was_told() -> None:
     assert coordination.current().fence == 2
 
 
+def test_the_newest_stop_request_is_passed_on() -> None:
+    coordination = Coordination()
+    for grace_s in (600.0, 6.0):
+        stop = StopRequest(reason="interrupted", grace_s=grace_s)
+        coordination.attach(Coordinator(actor=None, fence=2, stop=stop))
+    asked = coordination.news().stop
+    assert asked is not None
+    assert asked.grace_s <= 6
+
+
 def test_that_versions_wait_for_a_verdict_is_passed_on_until_they_do_not() -> None:
     coordination = Coordination()
     for validating in (True, False):

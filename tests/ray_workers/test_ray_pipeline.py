@@ -161,6 +161,19 @@ def test_a_request_to_end_is_heard_from_the_agent_that_lives():
     assert pipe.news().rate == PRIOR
 
 
+def test_a_request_that_leaves_less_time_is_heard_after_another():
+    slow, quick = (StopRequest(reason="interrupted", grace_s=s) for s in (600.0, 6.0))
+    pipe = pipeline(FakeActor(news=[DriverNews(stop=slow)] * 3 + [DriverNews(stop=quick)]))
+    heard = list[float]()
+    deadline = time.monotonic() + 60
+    while (not heard or heard[-1] > 6.0) and time.monotonic() < deadline:
+        asked = pipe.stop_request()
+        heard += [] if asked is None else [asked.grace_s]
+        time.sleep(0.0005)
+    pipe.close()
+    assert heard[-1] <= 6.0
+
+
 @pytest.mark.parametrize(
     ("answer", "at_work"),
     [
