@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ray_workers.arithmetic_exactness import announce_arithmetic
 from ray_workers.coming_back import come_back
-from ray_workers.context import TrainingContext, current_context
+from ray_workers.context import TrainingContext, check_unclaimed, claim_session, current_context
 from ray_workers.data_exactness import announce_loader
 from ray_workers.decisions import open_channel
 from ray_workers.live_run import LiveRun
@@ -92,17 +92,21 @@ class CheckpointSession:
             extra: anything else with `state_dict` and `load_state_dict`, by name (EMA, gradient scaler …).
 
         Raises:
-            InvalidInputError: the loop was not started by Pawl.
+            InvalidInputError: the loop was not started by Pawl, or has opened a session already; or something that was handed
+                over cannot be stored.
             StateMismatchError: the stored state does not fit the model; the sentence names the differences.
             DamageError: the version is not what was written, and no other one can be resumed. The parts hold anything by
                 then and must not be trained.
         """
-        parts = None
+        context, parts = current_context(), None
+        check_unclaimed()
         if model is not None:
             parts = TrainingParts(
                 model=model, optimizer=optimizer, scheduler=scheduler, extra=dict(extra or {})
             )
-        return cls(current_context(), parts, loader, probe)
+        session = cls(context, parts, loader, probe)
+        claim_session()  # an open that was refused may be mended and tried again
+        return session
 
     def __enter__(self) -> Self:
         self._live.restore_rng()

@@ -172,6 +172,41 @@ def test_outside_a_pawl_run_opening_a_session_says_how_to_start() -> None:
         CheckpointSession.open()
 
 
+def two_phases(_: dict[str, Any]) -> None:
+    """Pretrains in one session, and finetunes in a second one."""
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _phase in range(2):
+        with CheckpointSession.open(model=model, optimizer=optimizer, loader=[1, 2]) as session:
+            for _batch in session.batches(epochs=1):
+                session.advance(loss=0.5)
+
+
+def test_a_second_session_of_one_loop_is_refused_and_not_lost_without_a_word(
+    tmp_path: Path,
+) -> None:
+    run = one_process(tmp_path)
+    with pytest.raises(InvalidInputError, match=r"already.*one session for all phases.*--run"):
+        run.attempt(two_phases)
+    assert run.newest_manifest().progress.step == 2
+    with pytest.raises(InvalidInputError, match="already"):
+        run.attempt(two_phases)  # the next attempt opens its own first one
+
+
+def test_an_open_that_was_refused_may_be_tried_again(tmp_path: Path) -> None:
+    def loop(_: dict[str, Any]) -> None:
+        model = nn.Linear(2, 1)
+        with pytest.raises(InvalidInputError, match="no state_dict"):
+            CheckpointSession.open(model=model, extra={"ema": object()})
+        with CheckpointSession.open(model=model, loader=[1]) as session:
+            for _batch in session.batches(epochs=1):
+                session.advance(loss=0.5)
+
+    run = one_process(tmp_path)
+    run.attempt(loop)
+    assert run.newest_manifest().progress.step == 1
+
+
 @pytest.mark.parametrize("every_steps", [1, 5, 15])
 def test_the_last_version_says_that_the_run_is_finished(tmp_path: Path, every_steps: int) -> None:
     run = one_process(tmp_path, every_steps=every_steps)
