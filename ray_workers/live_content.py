@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ray_workers.device_copy import check_device
 from ray_workers.environment import environment_of
 from ray_workers.loss_probe import PROBE_METRIC, Probe, measure
 from ray_workers.planners import SHARED_PREFIX, rank_prefix
 from ray_workers.rank_content import RankContent
 from ray_workers.series import MetricSeries
+from ray_workers.shard_io import plan_shard
 from ray_workers.state_tree import split
 from ray_workers.store.manifest_parts import INTERRUPTED
 from ray_workers.training_state import TrainingParts, capture, frozen_paths, steady_paths
 
-__all__ = ["LeadNotes", "OwnState", "live_content"]
+__all__ = ["LeadNotes", "OwnState", "check_parts", "live_content"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,20 @@ class LeadNotes:
     """Seconds."""
     interrupted_by: str | None
     """Why this is an attempt's last version, when something ended it."""
+
+
+def check_parts(parts: TrainingParts, *, rank: int) -> None:
+    """Return if a save of `parts` as they are now could be made on this rank; no tensor is copied, no rank asked.
+
+    What appears only later, as an optimizer's state does with its first step, is not seen.
+
+    Raises:
+        InvalidInputError: something in them cannot be stored; the message names its place.
+    """
+    tensors = split(capture(parts), prefix=SHARED_PREFIX).tensors
+    for path, tensor in tensors.items():
+        check_device(f"The tensor {path}", tensor)
+    plan_shard(tensors, rank=rank)
 
 
 def live_content(

@@ -23,6 +23,7 @@ from ray_workers.coming_back import come_back
 from ray_workers.context import TrainingContext, check_unclaimed, claim_session, current_context
 from ray_workers.data_exactness import announce_loader
 from ray_workers.decisions import open_channel
+from ray_workers.live_content import check_parts
 from ray_workers.live_run import LiveRun
 from ray_workers.loss_probe import Probe
 from ray_workers.save_rounds import SaveRounds
@@ -45,6 +46,9 @@ class CheckpointSession:
         probe: Probe | None = None,
     ) -> None:
         self._context = context
+        if parts is not None:
+            # Now, and not at the first save, when work is there to be lost.
+            check_parts(parts, rank=context.rank)
         # Without parts the loop itself says when to save.
         paced = context.interval is not None and parts is not None
         announce_loader(loader, context.thresholds, rank=context.rank, paced=paced)

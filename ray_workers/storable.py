@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch.distributed.tensor import DTensor
+from torch.nn.parameter import is_lazy
 
 from ray_workers.device_copy import check_device
 from ray_workers.plain_names import plain_state
@@ -17,8 +18,8 @@ def check_model(model: torch.nn.Module) -> None:
     """Return if a version of its parameters and persistent buffers can be made and restored.
 
     Raises:
-        InvalidInputError: one of them lies on a device that is not copied from, is distributed in a way that cannot be
-            stored, or has fewer places in memory than items.
+        InvalidInputError: one of them has no shape yet, lies on a device that is not copied from, is distributed in a way
+            that cannot be stored, or has fewer places in memory than items.
     """
     for name, tensor in plain_state(model).items():
         if isinstance(tensor, torch.Tensor):
@@ -26,6 +27,11 @@ def check_model(model: torch.nn.Module) -> None:
 
 
 def _check(what: str, tensor: torch.Tensor) -> None:
+    if is_lazy(tensor):
+        raise InvalidInputError(
+            f"{what} is lazy and has no shape before the first forward pass: pass one batch through the model before the "
+            "session is opened, and before the optimizer is made."
+        )
     check_device(what, tensor)
     if isinstance(tensor, DTensor):
         check_placements(what, tensor)

@@ -82,7 +82,7 @@ class TrainingParts:
                 "collectives: use torch.distributed.fsdp.fully_shard (FSDP2)."
             )
         check_model(self.model)
-        # Now, and not at the first save.
+        # Now, and not when it is captured; what the states hold is looked at by `live_content.check_parts`.
         for kind, items in (("scheduler", _named(self.scheduler)), ("extra", dict(self.extra))):
             for name, item in items.items():
                 if not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):

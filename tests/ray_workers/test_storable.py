@@ -69,3 +69,11 @@ def test_sums_that_are_not_whole_are_refused_and_other_layouts_are_not(mesh):
     with pytest.raises(InvalidInputError, match=r"weight is distributed .* Reduce it first"):
         TrainingParts(model=distributed(mesh, Replicate(), Partial()))
     TrainingParts(model=distributed(mesh, Replicate(), Shard(1)))
+
+
+def test_a_lazy_module_is_refused_until_it_has_seen_a_batch():
+    model = torch.nn.Sequential(torch.nn.LazyLinear(2))
+    with pytest.raises(InvalidInputError, match=r"The model's 0\.weight is lazy .* pass one batch"):
+        TrainingParts(model=model)
+    model(torch.ones(1, 3))
+    TrainingParts(model=model)
