@@ -14,7 +14,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["named_parameters", "plain_name", "plain_state", "without_copies"]
+__all__ = ["named_parameters", "own_tensors", "plain_name", "plain_state", "without_copies"]
 
 _DDP = "module"
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
@@ -49,18 +49,20 @@ def plain_state(model: torch.nn.Module) -> dict[str, Any]:
     return {plain_name(model, name): value for name, value in model.state_dict().items()}
 
 
+def own_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer, persistent or not, under each of its plain names."""
+    named = chain(
+        model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
+    )
+    return {plain_name(model, name): tensor for name, tensor in named}
+
+
 def without_copies(model: torch.nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     """`state`, by plain name, with the model's own objects for tensors that are the model's own memory already.
 
     torch copies a tensor onto itself at once, but one that shares its memory byte by byte.
     """
-    own = dict(
-        chain(
-            model.named_parameters(remove_duplicate=False),
-            model.named_buffers(remove_duplicate=False),
-        )
-    )
-    live = {plain_name(model, name): tensor for name, tensor in own.items()}
+    live = own_tensors(model)
     return {
         name: live[name] if _is_same(live.get(name), value) else value
         for name, value in state.items()

@@ -7,7 +7,7 @@ may be plain, DDP or FSDP2, and need not be wrapped as it was when the version w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
@@ -23,7 +23,7 @@ from ray_workers.optimizer_state import (
     empty_state,
     load_optimizer,
 )
-from ray_workers.plain_names import named_parameters, plain_state, without_copies
+from ray_workers.plain_names import named_parameters, own_tensors, plain_state, without_copies
 from ray_workers.planners import SHARED_PREFIX, signature_of
 from ray_workers.shard_reading import (
     ReadShard,
@@ -172,17 +172,21 @@ def template(
 ) -> dict[str, torch.Tensor]:
     """A tensor by path for all that is stored below `prefix`, for `load_tensors`; none is filled.
 
-    The model's are its own. Optimizer state that is not there yet gets memory on its parameter's device, sharded like
-    it. The rest are the objects' own tensors where they fit and share memory with nothing, else new ones.
+    The model's parameters and buffers are its own. Optimizer state that is not there yet gets memory on its parameter's
+    device, sharded like it. The rest, a model's extra state too, are the objects' own tensors where they fit and share
+    memory with nothing, else new ones.
 
     Raises:
         StateMismatchError: the stored model is not this model.
     """
-    live = split(capture(parts), prefix=prefix).tensors
+    tree = capture(parts)
+    live = split(tree, prefix=prefix).tensors
     owners = dict(_state_owners(parts, prefix))
     model = f"{prefix}/model"
-    own = {path: tensor for path, tensor in live.items() if path.startswith(f"{model}/")}
-    check_fit(own, manifest, prefix=model)
+    loose = _loose_paths(parts.model, tree["model"], model)
+    own = {path: live[path] for path in live if path.startswith(f"{model}/") and not loose(path)}
+    firm = {path: layout for path, layout in manifest.tensors.items() if not loose(path)}
+    check_fit(own, replace(manifest, tensors=firm), prefix=model)
     # A fresh object may hold one tensor for what were two when it was saved.
     shared = set(chain.from_iterable(sharing_memory(live)))
     rest = {
@@ -191,6 +195,15 @@ def template(
         if path not in own
     }
     return own | rest
+
+
+def _loose_paths(
+    model: torch.nn.Module, state: Iterable[str], prefix: str
+) -> Callable[[str], bool]:
+    """Tells paths of what a model's state holds beside parameters and buffers (`get_extra_state`): it may change its size."""
+    own = own_tensors(model)
+    below = tuple(f"{prefix}/{escape(name)}/" for name in state if name not in own)
+    return lambda path: f"{path}/".startswith(below)
 
 
 def _state_owners(parts: TrainingParts, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -276,6 +276,31 @@ def test_state_that_a_fresh_object_does_not_have_yet_comes_back():
     assert fresh.seen[7] == b"x" * 5000
 
 
+class Remembering(torch.nn.Linear):
+    """Keeps what it saw as extra state, which grows."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.seen: dict[str, Any] = {"all": torch.zeros(0), "last": torch.zeros(2)}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.seen
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.seen = state
+
+
+def test_extra_state_of_another_size_than_a_fresh_models_comes_back():
+    model, fresh = (torch.nn.Sequential(Remembering()) for _ in range(2))
+    grown: Any = model[0]
+    grown.seen = {"all": torch.arange(3.0), "last": torch.ones(2), "more": torch.ones(1)}
+    version = save(TrainingParts(model=model))
+    restore(TrainingParts(model=fresh), version.manifest, version.read)
+    again: Any = fresh[0]
+    assert digest_tree(again.seen) == digest_tree(grown.seen)
+    assert torch.equal(again.weight, grown.weight)
+
+
 class WideState(torch.optim.Optimizer):
     """Keeps float32 state for bfloat16 parameters, nested, with a counter of its own type."""
 
