@@ -74,8 +74,12 @@ class TrainingParts:
     optimizer: OneOrMany[torch.optim.Optimizer] = None
     scheduler: OneOrMany[Stateful] = None
     extra: Mapping[str, Stateful] = field(default_factory=dict)
+    own_groups: Mapping[str, int] = field(init=False)
+    """How many parameter groups each optimizer had when it was handed over: the loop's, and not a version's."""
 
     def __post_init__(self) -> None:
+        counts = {name: len(one.param_groups) for name, one in _named(self.optimizer).items()}
+        object.__setattr__(self, "own_groups", counts)
         if any(isinstance(module, FullyShardedDataParallel) for module in self.model.modules()):
             raise InvalidInputError(
                 "The model is wrapped in FullyShardedDataParallel (FSDP1), whose state cannot be stored without "
@@ -277,7 +281,8 @@ def apply(parts: TrainingParts, tree: Mapping[str, Any]) -> None:
     if tree["model"]:
         set_model_state_dict(parts.model, without_copies(parts.model, tree["model"]))
     for name, optimizer in _named(parts.optimizer).items():
-        load_optimizer(parts.model, optimizer, tree["optimizer"][name])
+        stored = tree["optimizer"][name]
+        load_optimizer(parts.model, optimizer, stored, own_groups=parts.own_groups[name])
     for name, scheduler in _named(parts.scheduler).items():
         scheduler.load_state_dict(tree["scheduler"][name])
     for name, item in parts.extra.items():
@@ -303,7 +308,8 @@ def _check(parts: TrainingParts, tree: Any) -> None:
                 "same objects under the same names, or start another run."
             )
     for name, optimizer in _named(parts.optimizer).items():
-        check_optimizer(parts.model, optimizer, tree["optimizer"][name])
+        stored = tree["optimizer"][name]
+        check_optimizer(parts.model, optimizer, stored, own_groups=parts.own_groups[name])
 
 
 def _names(items: Iterable[str]) -> str:
