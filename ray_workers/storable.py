@@ -11,7 +11,12 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parameter import is_lazy
 
 from ray_workers.device_copy import check_device
-from ray_workers.plain_names import own_tensors, plain_name, plain_state, without_copies
+from ray_workers.plain_names import (
+    named_parameters,
+    persistent_buffers,
+    plain_state,
+    without_copies,
+)
 from ray_workers.planners import check_placements, local_part
 from ray_workers.store.errors import InvalidInputError
 
@@ -55,12 +60,8 @@ def _check(what: str, tensor: torch.Tensor) -> None:
 
 def _kept_names(model: torch.nn.Module) -> set[str]:
     """What torch's own `state_dict` names, but for extra state."""
-    passing = {
-        plain_name(model, f"{path}.{name}" if path else name)
-        for path, module in model.named_modules(remove_duplicate=False)
-        for name in module._non_persistent_buffers_set  # noqa: SLF001 - torch has no other way to ask
-    }
-    return set(own_tensors(model)) - passing
+    parameters = {name for name, _ in named_parameters(model, every_name=True)}
+    return parameters | set(persistent_buffers(model))
 
 
 def _check_loads_without(

@@ -45,6 +45,7 @@ __all__ = [
     "TrainingParts",
     "apply",
     "capture",
+    "check_stateful",
     "frozen_paths",
     "restore",
     "restore_by",
@@ -88,12 +89,17 @@ class TrainingParts:
         check_model(self.model)
         # Now, and not when it is captured; what the states hold is looked at by `live_content.check_parts`.
         for kind, items in (("scheduler", _named(self.scheduler)), ("extra", dict(self.extra))):
-            for name, item in items.items():
-                if not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):
-                    raise InvalidInputError(
-                        f"{kind} {name!r} is a {type(item).__name__}, which has no state_dict and load_state_dict: it would "
-                        "not come back. Give it both, or keep what it holds in the config."
-                    )
+            check_stateful(kind, items)
+
+
+def check_stateful(kind: str, items: Mapping[str, Any]) -> None:
+    """Raise `InvalidInputError` when one of `items` could not be stored or not come back."""
+    for name, item in items.items():
+        if not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):
+            raise InvalidInputError(
+                f"{kind} {name!r} is a {type(item).__name__}, which has no state_dict and load_state_dict: it would "
+                "not come back. Give it both, or keep what it holds in the config."
+            )
 
 
 def capture(parts: TrainingParts) -> dict[str, Any]:
