@@ -15,11 +15,14 @@ from typing import Any, cast
 import torch
 
 from ray_workers import loader_generators
-from ray_workers.store.errors import StateMismatchError
+from ray_workers.loader_shape import check_global_batch, check_shape, shape_of
+from ray_workers.store.errors import InvalidInputError, StateMismatchError
 
 __all__ = ["DataPosition"]
 
 _log = logging.getLogger("pawl")
+
+_NO_MORE = object()
 
 
 class DataPosition:
@@ -39,15 +42,18 @@ class DataPosition:
         """Batches handed out by this object, over all epochs."""
         self._began: Mapping[str, torch.Tensor] = {}
         """The loader's generators when the running epoch began."""
+        self._shape: Mapping[str, int] = {}
+        """Of the running epoch."""
         self._resume_at: dict[str, Any] | None = None
 
     def state(self) -> dict[str, Any]:
-        """Epoch, batches taken in it, the loader's generators and its own state; an epoch not begun has none."""
+        """Epoch, batches taken in it and their shape, the loader's generators and its own state; an epoch not begun has none."""
         stateful = self.inside and hasattr(self._loader, "state_dict")
         return {
             "epoch": self.epoch,
             "batches": self._batches,
             "samples": self._samples(),
+            "shape": dict(self._shape) if self.inside else {},
             "loader": self._loader.state_dict() if stateful and self._loader is not None else None,
             # Both: what an epoch's order was drawn from, and what is drawn next, which nothing else need tell.
             "generators": {
@@ -104,7 +110,15 @@ class DataPosition:
             positioned: called once, after `load`, when the loader stands where it stood. Making an iterator draws from
                 the global RNG, so the RNG is set there: of an epoch entered in its middle when the iterator is at its
                 place, of one that begins before its iterator is made.
+
+        Raises:
+            InvalidInputError: there is no loader, or a whole epoch of it has no batch.
         """
+        if self._loader is None:
+            raise InvalidInputError(
+                "session.batches has nothing to iterate: the session was opened without a loader. Hand it over with "
+                "CheckpointSession.open(loader=…), or iterate your own data and call session.advance after each step."
+            )
         self._announce_epoch()
         resume, self._resume_at = self._resume_at, None
         if resume is None:
@@ -120,20 +134,35 @@ class DataPosition:
             self._batches += 1
             self.taken += 1
             yield batch
+        if not self.inside:
+            raise InvalidInputError(_why_empty(self._loader, self.epoch + 1))
         self.epoch += 1
         self._batches = 0
 
     def _begun(self) -> Iterator[Any]:
         self._batches = 0
+        self._shape = shape_of(self._loader)
         self._began = loader_generators.capture(self._loader)
         return iter(_iterable(self._loader))
 
     def _continued(self, resume: dict[str, Any], positioned: Callable[[], None]) -> Iterator[Any]:
+        self._check_shape(resume)
         self._began = _generators(resume, "began")
         iterator = self._at_place(resume)
         loader_generators.restore(self._loader, _generators(resume, "now"))
         positioned()
         return iterator
+
+    def _check_shape(self, resume: dict[str, Any]) -> None:
+        self._shape = shape_of(self._loader)
+        if resume.get("resharded"):
+            return  # the sampler knows its place by samples
+        # Versions made before it was kept have none.
+        check_shape(resume.get("shape", {}), self._shape)
+        if self._global_sampler is not None:
+            check_global_batch(
+                self._batches, resume["samples"], int(self._global_sampler.global_batch)
+            )
 
     def _at_place(self, resume: dict[str, Any]) -> Iterator[Any]:
         loader, sampler = self._loader, self._global_sampler
@@ -150,8 +179,9 @@ class DataPosition:
         self._iterate_before()
         loader_generators.restore(loader, self._began)
         iterator = iter(_iterable(loader))
-        for _ in range(self._batches):
-            next(iterator, None)
+        for taken in range(self._batches):
+            if next(iterator, _NO_MORE) is _NO_MORE:
+                raise _too_short(f"{taken} batches", self._batches)
         return iterator
 
     def _iterate_before(self) -> None:
@@ -167,6 +197,8 @@ class DataPosition:
         loader.load_state_dict(state)
         try:
             return iter(loader)
+        except StopIteration:
+            raise _too_short("fewer", self._batches) from None
         except (AssertionError, KeyError, ValueError) as error:
             raise StateMismatchError(
                 "The loader cannot take up the stored position: it is not the loader it was, for instance with another "
@@ -187,19 +219,42 @@ class DataPosition:
             return False
 
     def _announce_epoch(self) -> None:
-        """Samplers shuffle by epoch: a resumed epoch must be told its number before its order is drawn."""
-        for target in (
+        """Samplers and data sets go by the epoch: a resumed one must be told its number before its order is drawn."""
+        batches = getattr(self._loader, "batch_sampler", None)
+        targets = (
             self._loader,
             getattr(self._loader, "sampler", None),
-            getattr(self._loader, "batch_sampler", None),
-        ):
-            if target is not None and hasattr(target, "set_epoch"):
+            batches,
+            getattr(batches, "sampler", None),
+            getattr(self._loader, "dataset", None),
+        )
+        # Each object once: a loader's sampler is its batch sampler's too.
+        for target in {id(target): target for target in targets}.values():
+            if hasattr(target, "set_epoch"):
                 target.set_epoch(self.epoch)
 
 
 def _iterable(loader: Any | None) -> Collection[Any]:
     # Not `loader or ()`: the truth of a loader is its length, and one over a stream has none.
     return () if loader is None else cast("Collection[Any]", loader)
+
+
+def _why_empty(loader: Any, epoch: int) -> str:
+    what = f"The loader ({type(loader).__name__}) gave no batch in the whole of epoch {epoch}, so nothing can be trained"
+    if hasattr(loader, "__next__"):
+        return f"{what}: it is an iterator, which begins only once. Give what makes the iterator."
+    return (
+        f"{what}: is its data set empty, or smaller than one batch with drop_last=True (on one rank, perhaps)? Give it data, "
+        "or a smaller batch."
+    )
+
+
+def _too_short(gave: str, taken: int) -> StateMismatchError:
+    return StateMismatchError(
+        f"The version was saved after {taken} batches of an epoch, and the loader gives {gave} here: its data set has become "
+        "smaller, or its batches larger. Train with the data and the batch size of the version, or resume from a version "
+        "saved at the end of an epoch."
+    )
 
 
 def _generators(state: dict[str, Any], when: str) -> Mapping[str, torch.Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     DistributedSampler,
     IterableDataset,
@@ -66,6 +67,36 @@ class Marked(Sampler[int]):
         self.start = state["next"]
 
 
+class Reordered(TensorDataset):
+    """Deals its samples in another order in every epoch that it is told of."""
+
+    told: tuple[int, ...] = ()
+
+    def __getitem__(self, index):
+        epoch = self.told[-1] if self.told else 0
+        order = torch.randperm(12, generator=torch.Generator().manual_seed(epoch))
+        return super().__getitem__(order[index])
+
+    def set_epoch(self, epoch):
+        self.told = (*self.told, epoch)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+class ReorderedStream(IterableDataset[torch.Tensor]):
+    epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        yield from torch.randperm(12, generator=torch.Generator().manual_seed(self.epoch))
+
+
 class Stream(IterableDataset[torch.Tensor]):
     def __iter__(self):
         yield from torch.arange(12)
@@ -84,6 +115,15 @@ def drawn(kind, *, loader_too=False, **more):
     draw = seeded()
     sampler = RandomSampler(DATA, generator=draw)
     return batches(kind, sampler=sampler, generator=draw if loader_too else None, **more)
+
+
+def nested():
+    """The sampler that goes by the epoch stands where the loader has none of its own."""
+    return BatchSampler(DistributedSampler(DATA, 1, 0, seed=3), 3, drop_last=False)
+
+
+def reordered():
+    return Reordered(torch.arange(12))
 
 
 def dealt():
@@ -120,6 +160,12 @@ LOADERS = {
         lambda: batches(DataLoader, sampler=WeightedRandomSampler([1.0] * 12, 12, generator=seeded())), "replayed",
     ),
     "plain, marked": (lambda: batches(DataLoader, sampler=Marked()), "carrying"),
+    "stateful, nested": (lambda: StatefulDataLoader(DATA, batch_sampler=nested()), None),
+    "plain, nested": (lambda: DataLoader(DATA, batch_sampler=nested()), "replayed"),
+    "stateful, told data": (lambda: StatefulDataLoader(reordered(), batch_size=3), None),
+    "plain, told data": (lambda: DataLoader(reordered(), batch_size=3), "replayed"),
+    "stateful, a told stream": (lambda: StatefulDataLoader(ReorderedStream(), batch_size=3), None),
+    "plain, a told stream": (lambda: DataLoader(ReorderedStream(), batch_size=3), "replayed"),
     "a list": (lambda: [[1, 2], [3, 4], [5, 6], [7, 8]], "replayed"),
 }  # fmt: skip
 
@@ -135,6 +181,7 @@ WORKERS = {
     "plain, one generator": (lambda **more: batches(DataLoader, shuffle=True, generator=seeded(), **more), "replayed"),
     "stateful, a stream": (lambda **more: StatefulDataLoader(Stream(), batch_size=3, **more), None),
     "plain, a stream": (lambda **more: DataLoader(Stream(), batch_size=3, **more), "replayed"),
+    "stateful, nested": (lambda **more: StatefulDataLoader(DATA, batch_sampler=nested(), **more), None),
 }  # fmt: skip
 
 
@@ -201,6 +248,22 @@ def test_an_order_that_nobody_can_see_begins_anew_at_the_end_of_an_epoch_and_tha
     assert "at the end of an epoch neither" in finding.sentence
     whole, continued = stopped_and_continued(make, 0)
     assert continued != whole
+
+
+BY_EPOCH = [name for name in LOADERS if name.endswith(("nested", "told data", "told stream"))]
+
+
+@pytest.mark.parametrize("name", BY_EPOCH)
+def test_what_goes_by_the_epoch_has_another_order_in_each(name):
+    *_, whole = taken(DataPosition(LOADERS[name][0]()))
+    orders = [str([batch for batch, _ in whole[4 * e : 4 * e + 4]]) for e in range(EPOCHS)]
+    assert len(set(orders)) == EPOCHS
+
+
+def test_each_is_told_of_an_epoch_once():
+    data = reordered()
+    list(taken(DataPosition(DataLoader(data, sampler=data))))  # type: ignore[arg-type]
+    assert data.told == (0, 1, 2)
 
 
 @pytest.mark.parametrize("persistent", [False, True], ids=["workers", "persistent workers"])

@@ -322,3 +322,52 @@ def test_data_without_a_place_is_saved_between_epochs_even_if_batches_wait(
         run.attempt(gathering_loop(iterator, gather=4), {"epochs": 1})
     assert steps(run) == [2]
     assert "lacks their gradients" in caplog.text
+
+
+def too_small_for_a_batch(data: TensorDataset) -> Any:
+    return DataLoader(data, batch_size=1 + len(data), drop_last=True)
+
+
+class OnceOnly:
+    """Each epoch but the first is empty, as of what reads a stream that is used up."""
+
+    def __init__(self, data: TensorDataset) -> None:
+        self._batches = iter(in_order(data))
+
+    def __iter__(self) -> Any:
+        return self._batches
+
+
+@pytest.mark.parametrize(
+    ("make", "epoch", "why"),
+    [
+        (too_small_for_a_batch, 1, "smaller than one batch with drop_last=True"),
+        (OnceOnly, 2, "is its data set empty"),
+        (iterator, 2, "Give what makes the iterator"),
+        (lambda _: [], 1, "is its data set empty"),
+    ],
+)
+def test_an_epoch_without_a_batch_is_an_error_and_never_a_finished_run(
+    tmp_path: Path, make: Any, epoch: int, why: str
+) -> None:
+    run = process(tmp_path, every_epochs=1)
+    with pytest.raises(InvalidInputError, match=f"no batch in the whole of epoch {epoch}.*{why}"):
+        run.attempt(gathering_loop(make))
+    assert steps(run) == ([BATCHES] if epoch > 1 else [])
+
+
+def test_batches_without_a_loader_are_an_error_and_never_a_finished_run(tmp_path: Path) -> None:
+    run = process(tmp_path, every_epochs=1)
+    with pytest.raises(InvalidInputError, match="opened without a loader"):
+        run.attempt(gathering_loop(lambda _: None))
+    assert steps(run) == []
+
+
+def test_an_epoch_whose_batches_were_all_taken_before_the_resume_is_no_empty_one(
+    tmp_path: Path,
+) -> None:
+    run = process(tmp_path, every_steps=1)
+    with pytest.raises(Killed):  # behind the last batch of the first epoch
+        run.attempt(gathering_loop(Lengthless, die_at=BATCHES + 1))
+    run.attempt(gathering_loop(Lengthless))
+    assert run.newest_manifest().progress.step == 3 * BATCHES
