@@ -55,9 +55,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "--mib", type=int, nargs="+", default=[512, 2048], help="sizes of the state"
-    )
+    parser.add_argument("--mib", type=int, nargs="+", default=[512], help="sizes of the state")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="that share it")
     parser.add_argument("--rounds", type=int, default=15, help="interleaved pairs for each figure")
     parser.add_argument("--rival-rounds", type=int, default=15, help="0: no rivals")
@@ -69,6 +67,7 @@ def _options() -> argparse.Namespace:
         "--no-decisions", dest="decisions", action="store_false", help="leave out 1,000 versions"
     )
     parser.add_argument("--write", type=Path, default=None, help="the page to write the tables to")
+    parser.add_argument("--block", default="figures", help="the part of the page that is theirs")
     return parser.parse_args()
 
 
@@ -139,7 +138,7 @@ def _show(options: argparse.Namespace, results: dict[str, Samples], contests: _R
             (options.write.parent / "performance" / name).write_text(
                 plot(medians, "How long training stands still for a save ÷ one memcpy of the state")
             )
-        options.write.write_text(replace_block(page, "figures", text))
+        options.write.write_text(replace_block(page, options.block, text))
 
 
 def _tell(text: str) -> None:

@@ -281,4 +281,4 @@ def _unsteady(paths: tuple[str, ...]) -> str:
 
 def _with_headroom(size: int) -> int:
     """Room to grow: the metric series gets longer with every step, and a ring is costly to replace."""
-    return size + max(size // 16, _HEADROOM_BYTES)
+    return size + max(size // 32, _HEADROOM_BYTES)
