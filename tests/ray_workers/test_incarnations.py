@@ -19,7 +19,7 @@ from ray.exceptions import (
 from ray_workers import incarnations
 from ray_workers.incarnations import Incarnations
 from ray_workers.messages import PawlEvent
-from ray_workers.store.attempts import end_attempt
+from ray_workers.store.attempts import end_attempt, start_incarnation
 from ray_workers.store.errors import OutcomeUnknownError
 from ray_workers.store.log import RunLog
 from ray_workers.store.opening import StorageTarget
@@ -127,10 +127,12 @@ def test_a_store_that_gives_the_fence_when_the_attempt_was_left_starts_no_succes
     """Ray was left meanwhile: a new actor would begin a new Ray, on a thread that nobody waits for."""
     left: list[bool] = []
     one, _ = coordinating(ActorDiedError(), over=lambda: bool(left))
-    take = incarnations.start_incarnation
-    monkeypatch.setattr(
-        incarnations, "start_incarnation", lambda *args: (left.append(True), take(*args))[1]
-    )
+
+    def take(log: RunLog, fence: int, incarnation: int) -> int:
+        left.append(True)
+        return start_incarnation(log, fence, incarnation)
+
+    monkeypatch.setattr(incarnations, "start_incarnation", take)
     assert one.drain(0.1) == ()
     assert left
     assert (successors, told) == ([], [])
