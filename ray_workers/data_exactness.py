@@ -28,9 +28,10 @@ _DRAWN = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    level: Literal["replayed", "carrying", "inexact", "lost"]
+    level: Literal["replayed", "carrying", "hidden", "inexact", "lost"]
     """`replayed`: exact, by taking and dropping the batches already seen. `carrying`: exact unless something that has a
-    state of its own carries it over the end of an epoch. `inexact`: other samples after a resume in mid-epoch, or nobody
+    state of its own carries it over the end of an epoch. `hidden`: exact unless worker processes hold what nobody sees,
+    as the numbers that they draw. `inexact`: other samples after a resume in mid-epoch, or nobody
     can tell. `lost`: there is no place in mid-epoch that could be come back to."""
     sentence: str
 
@@ -41,7 +42,7 @@ def look_at_loader(loader: Any | None) -> Finding | None:
         return None
     name = type(loader).__name__
     if _keeps_its_position(loader):
-        return _order(loader, f"The loader ({name}) keeps its position") or _carried(loader)
+        return _first(_order(loader), _hidden(loader), _carried(loader))
     if type(loader).__module__.startswith("ray.data"):
         return Finding(
             "lost",
@@ -54,7 +55,7 @@ def look_at_loader(loader: Any | None) -> Finding | None:
             f"The loader ({name}) is an iterator, which begins only once: neither a second epoch nor a place in the middle "
             f"of one can be come back to. Give what makes the iterator. {_EXACT} for an exact position.",
         )
-    found = _order(loader, "Positions") or _carried(loader)
+    found = _first(_order(loader), _hidden(loader), _carried(loader))
     return found or Finding(
         "replayed",
         f"The loader ({name}) has no state_dict: after a resume in mid-epoch the batches already seen are taken and "
@@ -66,14 +67,27 @@ def _keeps_its_position(loader: Any) -> bool:
     return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
 
 
-def _order(loader: Any, what: str) -> Finding | None:
+def _first(*findings: Finding | None) -> Finding | None:
+    """The gravest one, which stands first, with what the others say."""
+    found = [finding for finding in findings if finding is not None]
+    if not found:
+        return None
+    return Finding(found[0].level, " ".join(finding.sentence for finding in found))
+
+
+def _order(loader: Any) -> Finding | None:
     """None if the order of an epoch can be had again, as far as the sampler shows."""
     sampler = _sampler(loader)
-    if sampler is None or _knows_its_order(sampler) or _draws_from_its_own(sampler, loader):
+    if sampler is None or _knows_its_order(sampler) or _draws_it_again(sampler, loader):
         return None
+    kept = f"The loader ({type(loader).__name__}) keeps its position"
+    what = kept if _keeps_its_position(loader) else "Positions"
     name = type(sampler).__name__
     if isinstance(sampler, _DRAWN):
-        why = f"{name} draws another order when the epoch is entered again: a resume in the middle of an epoch is not exact"
+        why = (
+            f"under workers that persist {name} draws another order when the epoch is entered again: a resume in the middle "
+            "of an epoch is not exact"
+        )
         way = "shuffle=True, or give the sampler a generator of its own (generator=torch.Generator())."
     else:
         why = (
@@ -107,6 +121,39 @@ def _carried(loader: Any) -> Finding | None:
     )
 
 
+def _hidden(loader: Any) -> Finding | None:
+    """What worker processes hold, when a resume does not bring them to where they were."""
+    workers = getattr(loader, "num_workers", 0)
+    persist = getattr(loader, "persistent_workers", False)
+    if not workers or not (persist or _skips_in_workers(loader)):
+        return None
+    if persist:
+        why = (
+            "live on from epoch to epoch, and a resume starts new ones. So random numbers that the data set draws in them "
+            "(augmentation) are other ones after a resume, and an epoch told by set_epoch does not reach them unless it is "
+            "shared with them"
+        )
+        way = "persistent_workers=False"
+    else:
+        why = (
+            "do not load again what came before the place of a resume. So random numbers that the data set draws in them "
+            "(augmentation) are other ones after a resume in mid-epoch, until the epoch ends"
+        )
+        way = "a DataLoader without a state_dict"
+    return Finding(
+        "hidden",
+        f"The {workers} worker processes of the loader ({type(loader).__name__}) {why}. If it draws any, derive them from "
+        f"(seed, epoch, index), or use {way}.",
+    )
+
+
+def _skips_in_workers(loader: Any) -> bool:
+    """Whether it comes to a place without loading again what its workers had loaded."""
+    dataset = getattr(loader, "dataset", None)
+    stream = isinstance(dataset, torch.utils.data.IterableDataset)
+    return _keeps_its_position(loader) and (not stream or hasattr(dataset, "state_dict"))
+
+
 def _sampler(loader: Any) -> Any | None:
     if isinstance(getattr(loader, "dataset", None), torch.utils.data.IterableDataset):
         return None  # the data set itself decides on the order
@@ -126,15 +173,16 @@ def _knows_its_order(sampler: Any, *, by_itself: bool = False) -> bool:
     return stateful or isinstance(sampler, torch.utils.data.SequentialSampler)
 
 
-def _draws_from_its_own(sampler: Any, loader: Any) -> bool:
-    """Whether the order hangs on nothing but a generator that comes back (`loader_generators`)."""
-    generator = getattr(sampler, "generator", None)
-    if not isinstance(sampler, _DRAWN) or generator is None:
+def _draws_it_again(sampler: Any, loader: Any) -> bool:
+    """Whether the order hangs on nothing but a generator that is put back to where the epoch began: its own, or torch's."""
+    if not isinstance(sampler, _DRAWN):
         return False
     # StatefulDataLoader makes its iterator anew to take up a position, and draws a seed for it ahead of the order, as it
     # did in its first epoch; where workers persist, later epochs draw none.
     seeds_anew = _keeps_its_position(loader) and getattr(loader, "persistent_workers", False)
-    return not (seeds_anew and generator is getattr(loader, "generator", None))
+    return not (
+        seeds_anew and getattr(sampler, "generator", None) is getattr(loader, "generator", None)
+    )
 
 
 def _is_torchdatas(sampler: Any) -> bool:

@@ -1,8 +1,9 @@
 """Where training stands in its data: the epoch, the loader's own state, and how both come back.
 
 A loader with `state_dict` and `load_state_dict` (torchdata's StatefulDataLoader) is positioned exactly. Any other
-loader is positioned by taking and dropping the batches already seen, which is exact if its order is. The loader's own
-random generators come back in both cases, and at the end of an epoch too. A loader whose batch sampler is
+loader is positioned by taking and dropping the batches already seen, which is exact if its order is. In both cases it
+begins the epoch with the random states that it began with, the process's and its own, and then gets those of the
+version: an order that was drawn, and what its workers drew, come back. A loader whose batch sampler is
 `sampling.GlobalBatches` can also be positioned by another number of workers.
 """
 
@@ -14,7 +15,7 @@ from typing import Any, cast
 
 import torch
 
-from ray_workers import loader_generators
+from ray_workers import loader_generators, rng
 from ray_workers.loader_shape import check_global_batch, check_shape, shape_of
 from ray_workers.store.errors import InvalidInputError, StateMismatchError
 
@@ -42,12 +43,17 @@ class DataPosition:
         """Batches handed out by this object, over all epochs."""
         self._began: Mapping[str, torch.Tensor] = {}
         """The loader's generators when the running epoch began."""
+        self._random: Mapping[str, Any] | None = None
+        """The process's own generators then; None: an older Pawl did not keep them."""
         self._shape: Mapping[str, int] = {}
         """Of the running epoch."""
         self._resume_at: dict[str, Any] | None = None
 
     def state(self) -> dict[str, Any]:
-        """Epoch, batches taken in it and their shape, the loader's generators and its own state; an epoch not begun has none."""
+        """Epoch, batches taken in it and their shape, what was drawn from, and the loader's own state.
+
+        Of an epoch that is not begun there is only what it would be drawn from.
+        """
         stateful = self.inside and hasattr(self._loader, "state_dict")
         return {
             "epoch": self.epoch,
@@ -60,6 +66,8 @@ class DataPosition:
                 "began": dict(self._began) if self.inside else {},
                 "now": loader_generators.capture(self._loader),
             },
+            # Always there, so that the layout of a version is nearly always that of the one before.
+            "random": self._random if self.inside else _random_state(self._loader),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -80,6 +88,12 @@ class DataPosition:
                 "another number of workers saved the version"
                 if state.get("resharded")
                 else "the version was made by a Pawl that did not keep it",
+            )
+        if self.inside and state.get("random") is None and not state.get("resharded"):
+            _log.warning(
+                "The version does not hold the random state in which its epoch began: it, or one before it in that epoch, was "
+                "made by a Pawl that did not keep it, or for another number of workers. What the loader drew from it is drawn "
+                "anew until the end of the epoch: an order without a generator of its own, augmentation in its workers."
             )
 
     def _samples(self) -> int | None:
@@ -143,11 +157,13 @@ class DataPosition:
         self._batches = 0
         self._shape = shape_of(self._loader)
         self._began = loader_generators.capture(self._loader)
+        self._random = _random_state(self._loader)
         return iter(_iterable(self._loader))
 
     def _continued(self, resume: dict[str, Any], positioned: Callable[[], None]) -> Iterator[Any]:
         self._check_shape(resume)
         self._began = _generators(resume, "began")
+        self._random = resume.get("random")
         iterator = self._at_place(resume)
         loader_generators.restore(self._loader, _generators(resume, "now"))
         positioned()
@@ -174,15 +190,21 @@ class DataPosition:
             and loader is not None
             and hasattr(loader, "load_state_dict")
         ):
-            loader_generators.restore(loader, self._began)
+            self._as_it_began()
             return self._positioned(loader, resume["loader"])
         self._iterate_before()
-        loader_generators.restore(loader, self._began)
+        self._as_it_began()
         iterator = iter(_iterable(loader))
         for taken in range(self._batches):
             if next(iterator, _NO_MORE) is _NO_MORE:
                 raise _too_short(f"{taken} batches", self._batches)
         return iterator
+
+    def _as_it_began(self) -> None:
+        """All that the order of the epoch, and the seed of the loader's workers, were drawn from."""
+        loader_generators.restore(self._loader, self._began)
+        if self._random is not None:
+            rng.restore(self._random)
 
     def _iterate_before(self) -> None:
         """Bring a loader whose workers persist to where its earlier epochs had brought it.
@@ -237,6 +259,13 @@ class DataPosition:
 def _iterable(loader: Any | None) -> Collection[Any]:
     # Not `loader or ()`: the truth of a loader is its length, and one over a stream has none.
     return () if loader is None else cast("Collection[Any]", loader)
+
+
+def _random_state(loader: Any | None) -> dict[str, Any] | None:
+    """The process's own generators, but those on devices: no loader draws there."""
+    if loader is None:
+        return None
+    return {name: state for name, state in rng.capture().items() if name != "cuda"}
 
 
 def _why_empty(loader: Any, epoch: int) -> str:

@@ -130,7 +130,8 @@ def _sentence(found: Sequence[RankPulse]) -> str:
     return (
         f"Rank {names}{more} took no step for {first.silent_s:.0f} s after step {first.step}, where a step takes "
         f"{first.median_s:.3g} s: it hangs, or waits for one that does. The attempt ends and is tried again; the stacks of "
-        "all ranks are kept with this flow run."
+        "all ranks are kept with this flow run. If they show that it was at work, as in an evaluation, put that inside `with "
+        "session.resting():`, or raise scaling.hung_after_seconds (--hung-after)."
     )
 
 

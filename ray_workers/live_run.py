@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from collections.abc import Mapping
+=======
+import operator
+>>>>>>> mend-data
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +85,24 @@ class LiveRun:
             self.committed_step = self.step
         if self._context.drill and self._probe is not None and self.parts is not None:
             self.probed = measure_twice(self.parts.model, self._probe)
+
+    def want_epochs(self, epochs: int) -> int:
+        """Train until so many are done; returned as a plain int.
+
+        Raises:
+            InvalidInputError: it is no whole number. Said now, for every save would fail of it.
+        """
+        try:
+            wanted = operator.index(epochs)
+        except TypeError:
+            wanted = -1
+        if wanted < 0:
+            raise InvalidInputError(
+                f"session.batches was asked for {epochs!r} epochs: give a whole number, 0 or more. To train without an end "
+                "that is known, give a large one, and stop the run or set saving.time_limit_seconds."
+            )
+        self.epochs_wanted = wanted
+        return wanted
 
     def stepped(self, metrics: dict[str, Any]) -> None:
         """An optimizer step ended."""

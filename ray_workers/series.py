@@ -5,6 +5,7 @@ The whole series is part of the state of each version, so a resumed run continue
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.manifest import MAX_CURVE_POINTS, Curve
 
 __all__ = ["MetricSeries"]
+
+_log = logging.getLogger("pawl")
 
 _LEAST_ROOM = 64
 
@@ -24,16 +26,34 @@ class MetricSeries:
     def __init__(self) -> None:
         self._steps: dict[str, array[int]] = {}
         self._values: dict[str, array[float]] = {}
+        self._left_out: set[str] = set()
+        """Names of which it was said that a value was left out."""
 
     def append(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Add this step's values: numbers, or tensors of one element.
+        """Add this step's values: numbers, or tensors and arrays of one element.
 
-        Raises:
-            InvalidInputError: a value is neither; it names the metric.
+        Any other value is left out, which is said once for each name: a metric is a view, and hours of training must not
+        end for one.
         """
         for name, value in metrics.items():
+            number = _as_float(value)
+            if number is None:
+                self._say_once(name, step, value)
+                continue
             self._steps.setdefault(name, array("q")).append(step)
-            self._values.setdefault(name, array("d")).append(_as_float(name, value))
+            self._values.setdefault(name, array("d")).append(number)
+
+    def _say_once(self, name: str, step: int, value: Any) -> None:
+        if name in self._left_out:
+            return
+        self._left_out.add(name)
+        _log.warning(
+            "The metric %r of step %d is %s, which is no number: it is left out, here and at any later step, when it is none. "
+            "Give session.advance a number, or a tensor or an array of one element.",
+            name,
+            step,
+            _what(value),
+        )
 
     def latest(self) -> dict[str, float]:
         """The newest value of every metric."""
@@ -86,12 +106,28 @@ def _thin(steps: array[int], values: array[float]) -> Curve:
     return Curve(steps=tuple(steps[i] for i in picked), values=tuple(values[i] for i in picked))
 
 
-def _as_float(name: str, value: Any) -> float:
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        return float(value.detach())
-    if isinstance(value, bool | int | float | np.number):
-        return float(value)
-    raise InvalidInputError(
-        f"The metric {name!r} given to session.advance is a {type(value).__name__}; give a number or a tensor of one "
-        "element."
-    )
+def _as_float(value: Any) -> float | None:
+    """The value as a number; None: it is none that a float can hold."""
+    if _elements(value) != 1:
+        return None
+    try:
+        number = value.item() if hasattr(value, "item") else value
+        # Not `float` of anything: it would read texts too.
+        return float(number) if hasattr(type(number), "__float__") else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _elements(value: Any) -> int:
+    # Asked ahead: an error of the device, which `item` may raise, is none of a metric that cannot be read.
+    if isinstance(value, torch.Tensor):
+        return 0 if value.is_meta else value.numel()
+    return value.size if isinstance(value, np.ndarray) else 1
+
+
+def _what(value: Any) -> str:
+    kind = type(value).__name__
+    shape = getattr(value, "shape", None)
+    if value is None or not shape:
+        return "None" if value is None else f"a {kind}"
+    return f"a {kind} of shape {tuple(shape)}"

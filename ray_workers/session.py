@@ -92,7 +92,7 @@ class CheckpointSession:
         Args:
             model: a module, plain or wrapped by DDP or FSDP2.
             optimizer: an optimizer, or several in a list or dict.
-            loader: what `batches` iterates; exact in mid-epoch if it has `state_dict` (StatefulDataLoader).
+            loader: what `batches` iterates; with a `state_dict` (StatefulDataLoader) nothing is loaded twice after a resume.
             scheduler: a learning-rate scheduler, or several in a list or dict.
             probe: gives the model's loss on a small fixed batch; evaluated at every save, by all ranks together, in
                 evaluation mode and without gradients. `Validation.probe` evaluates it again from the stored bytes.
@@ -177,9 +177,12 @@ class CheckpointSession:
 
         Batches may be gathered for one step. Where the last ones of an epoch wait for a step in the next, no version is
         made between the two: it would lack their gradients.
+
+        Raises:
+            InvalidInputError: `epochs` is no whole number; there is no loader, or a whole epoch of it has no batch.
         """
-        self._live.epochs_wanted = epochs
-        while self.epoch < epochs:
+        wanted = self._live.want_epochs(epochs)
+        while self.epoch < wanted:
             yield from self._live.position.epoch_batches(self._live.set_rng)
             if self._context.thresholds.every_epochs is not None:
                 self._rounds.meet_between_epochs()

@@ -262,6 +262,7 @@ def _finished_before(store: Any, request: TrainRequest, applicant: Applicant) ->
         return None
     return (
         f"Run {request.run!r} is finished: {manifest.progress.epoch} epochs, {final.step} steps, version "
-        f"{final.number} ({final.rung}). Nothing to train. Raise the number of epochs to train on, or choose another "
-        "run name to start afresh."
+        f"{final.number} ({final.rung}). Nothing to train. Raise the number of epochs to train on (a learning-rate schedule "
+        "keeps the length that it was made with: docs/how-to.md, Train for more epochs), or choose another run name to start "
+        "afresh."
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -55,7 +56,25 @@ def own_generator(data: TensorDataset) -> Any:
     return DataLoader(data, batch_size=4, shuffle=True, generator=generator)
 
 
-def gathering_loop(make: Any, *, gather: int = 1, die_at: int | None = None):
+class Noisy(TensorDataset):
+    """Draws as it is loaded, as augmentation does."""
+
+    def __getitem__(self, index: int) -> Any:
+        return tuple(item + torch.rand(1) for item in super().__getitem__(index))
+
+
+def drawn_globally(data: TensorDataset, workers: int = 0) -> Any:
+    """An order and a noise that nothing but the process's own generators decide on."""
+    return DataLoader(Noisy(*data.tensors), batch_size=4, shuffle=True, num_workers=workers)
+
+
+def drawn_in_workers(data: TensorDataset) -> Any:
+    return drawn_globally(data, workers=2)
+
+
+def gathering_loop(
+    make: Any, *, gather: int = 1, die_at: int | None = None, epochs_as: Any = lambda epochs: epochs
+):
     """A loop of `BATCHES` batches an epoch that steps after every `gather` of them; dies ahead of batch `die_at`."""
 
     def loop(config: dict[str, Any]) -> None:
@@ -65,7 +84,7 @@ def gathering_loop(make: Any, *, gather: int = 1, die_at: int | None = None):
         model = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.3), nn.Linear(6, 1))
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         with CheckpointSession.open(model=model, optimizer=optimizer, loader=make(data)) as session:
-            batches = session.batches(epochs=config.get("epochs", 3))
+            batches = session.batches(epochs=epochs_as(config.get("epochs", 3)))
             for count, (inputs,) in zip(itertools.count(1), batches, strict=False):
                 if count == die_at:
                     raise Killed
@@ -102,6 +121,19 @@ def test_more_epochs_go_on_as_if_they_had_been_wanted_from_the_start(
     run.attempt(gathering_loop(make), {"epochs": 2})
     run.attempt(gathering_loop(make), {"epochs": 4})
     whole.attempt(gathering_loop(make), {"epochs": 4})
+    assert digests(run) == digests(whole)
+
+
+@pytest.mark.parametrize("make", [drawn_globally, drawn_in_workers])
+def test_what_is_drawn_from_the_processs_own_generators_goes_on_in_mid_epoch(
+    tmp_path: Path, make: Any
+) -> None:
+    run, whole = (process(tmp_path, name, every_steps=1) for name in ("run", "whole"))
+    for die_at in (14, 3):  # in the second epoch; and there once more
+        with pytest.raises(Killed):
+            run.attempt(gathering_loop(make, die_at=die_at))
+    run.attempt(gathering_loop(make))
+    whole.attempt(gathering_loop(make))
     assert digests(run) == digests(whole)
 
 
@@ -371,3 +403,21 @@ def test_an_epoch_whose_batches_were_all_taken_before_the_resume_is_no_empty_one
         run.attempt(gathering_loop(Lengthless, die_at=BATCHES + 1))
     run.attempt(gathering_loop(Lengthless))
     assert run.newest_manifest().progress.step == 3 * BATCHES
+
+
+@pytest.mark.parametrize("epochs", [float("inf"), float("nan"), 2.0, 2.5, "3", None, -1])
+def test_a_number_of_epochs_that_no_version_could_hold_is_refused_ahead_of_the_first_batch(
+    tmp_path: Path, epochs: Any
+) -> None:
+    run = process(tmp_path, every_steps=1)
+    with pytest.raises(
+        InvalidInputError, match=f"asked for {epochs!r} epochs: give a whole number"
+    ):
+        run.attempt(gathering_loop(in_order, epochs_as=lambda _: epochs))
+    assert steps(run) == []
+
+
+def test_a_whole_number_of_another_kind_is_one(tmp_path: Path) -> None:
+    run = process(tmp_path, every_epochs=1)
+    run.attempt(gathering_loop(in_order, epochs_as=np.int64), {"epochs": 1})
+    assert run.newest_manifest().progress.epochs_wanted == 1

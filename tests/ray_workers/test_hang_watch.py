@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import logging
+<<<<<<< HEAD
 import time
 from collections.abc import Callable
+=======
+import re
+>>>>>>> mend-data
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import ray
 
-from ray_workers.hang_watch import HangWatch, Hung
+from ray_workers.config.scaling import Scaling
+from ray_workers.hang_watch import HangWatch, Hung, _sentence
 from ray_workers.policies.hang import HangRule, RankPulse
 from tests.support.fake_actor import PENDING, FakeActor, without_ray
 
@@ -174,3 +179,12 @@ def test_what_is_told_names_ranks_and_step_and_brings_the_stacks() -> None:
     assert event.details == {
         "level": logging.ERROR, "ranks": [1], "step": 50, "stacks": {"0": "a", "1": "b"},
     }  # fmt: skip
+
+
+def test_what_is_said_names_the_ways_out_for_a_rank_that_was_at_work() -> None:
+    sentence = _sentence([SILENT])
+    assert sentence.startswith("Rank 1 took no step for 5000 s after step 50")
+    assert "with session.resting():" in sentence
+    (setting,) = re.findall(r"scaling\.(\w+)", sentence)
+    assert setting in Scaling.model_fields
+    assert "--hung-after" in sentence

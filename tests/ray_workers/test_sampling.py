@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+import copy
 from itertools import chain
 from typing import Any
 
@@ -82,7 +82,8 @@ def take(position, count):
 
 
 def resharded(state):
-    return {**json.loads(json.dumps(state)), "loader": None, "resharded": True}
+    place = {name: state[name] for name in ("epoch", "batches", "samples")}
+    return {**place, "loader": None, "resharded": True}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -99,7 +100,7 @@ def test_a_position_moves_between_numbers_of_workers_and_is_exact_in_between(wor
     # Two workers stop here and go on: an ordinary, exact resume from a position that was itself moved.
     again = positions(2, workers)
     for position, state in zip(again, [p.state() for p in second], strict=True):
-        position.load(json.loads(json.dumps(state)))
+        position.load(copy.deepcopy(state))
     rest = [take(position, 2) for position in again]
     assert [sorted(a + b) for a, b in zip(*rest, strict=True)] == expected[2:]
     assert again[0].at_last_batch()
