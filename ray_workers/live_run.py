@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from collections.abc import Mapping
-=======
 import operator
->>>>>>> mend-data
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import logging
-<<<<<<< HEAD
+import re
 import time
 from collections.abc import Callable
-=======
-import re
->>>>>>> mend-data
 from dataclasses import replace
 from typing import Any
 
