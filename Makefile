@@ -96,12 +96,14 @@ fuzz: setup ## Give altered and damaged bytes to whatever reads a store, for MIN
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]' --constraint constraints.txt
 	$(BIN)/python -m tests.support.fuzz --minutes $(MINUTES) --seed $(SEED)
 
-# BENCH="--mib 2048 --targets local sink ceph" measures another state or more servers; `-h` lists the options.
+# BENCH="--targets local sink ceph" measures more servers; `-h` lists the options. The larger state goes without rivals,
+# which take an hour.
 BENCH ?=
 
 .PHONY: bench
 bench: setup ## Measure stalls, uploads and restores beside the rivals, write docs/performance.md; never fails on a time
-	$(BIN)/python -m benchmarks --write docs/performance.md $(BENCH)
+	$(BIN)/python -m benchmarks --mib 512 --write docs/performance.md --block figures $(BENCH)
+	$(BIN)/python -m benchmarks --mib 2048 --rival-rounds 0 --no-decisions --write docs/performance.md --block figures-large $(BENCH)
 
 .PHONY: bench-interval
 bench-interval: setup ## Play the rules for the interval between saves against each other; writes docs/interval.md

@@ -43,7 +43,11 @@ class _Trained:
 def pawl(job: Job) -> Contestant:
     def begin() -> Begun:
         job.save()
-        return Begun(before_step=job.step, wait=job.wait)
+        return Begun(before_step=job.step, wait=wait)
+
+    def wait() -> None:
+        job.wait()
+        job.tidy()
 
     return begin
 

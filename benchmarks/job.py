@@ -13,12 +13,18 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
+from benchmarks.ranks import ALONE, Ranks, SharedManager
 from ray_workers.checkpoint_manager import CheckpointManager
+from ray_workers.config import Saving
 from ray_workers.context import TrainingContext, set_context
 from ray_workers.messages import ResumePoint
 from ray_workers.pipeline import InProcessPipeline
 from ray_workers.policies.save_interval import SaveThresholds
+from ray_workers.restoring import read_manifest
 from ray_workers.session import CheckpointSession
 from ray_workers.staging_files import NOTE_SUFFIX, StagingFolder
 from ray_workers.store import keys
@@ -44,25 +50,33 @@ _SIDE = 384
 class Made:
     parts: TrainingParts
     tensors: list[torch.Tensor]
-    """All large ones of the state."""
+    """All large ones of the state, of this rank."""
     nbytes: int
+    """Of this rank."""
 
 
-def make_state(mib: int) -> Made:
-    """A model and its AdamW, about `mib` MiB together, of random values."""
+def make_state(mib: int, ranks: Ranks = ALONE) -> Made:
+    """A model and its AdamW, about `mib` MiB together, of random values; of several ranks each holds its shard (FSDP2)."""
     torch.manual_seed(mib)
     layers = max(1, round(mib * 2**20 / _LAYER_BYTES))
     model = nn.Sequential(*(nn.Linear(_WIDTH, _WIDTH, bias=False) for _ in range(layers)))
+    if ranks.world > 1:
+        fully_shard(model, mesh=init_device_mesh("cpu", (ranks.world,)))
     optimizer = torch.optim.AdamW(model.parameters())
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad()
-    tensors = [parameter.detach() for parameter in model.parameters()]
+    tensors = [_here(parameter.detach()) for parameter in model.parameters()]
     for state in optimizer.state.values():
-        tensors += [state["exp_avg"].uniform_(), state["exp_avg_sq"].uniform_()]
+        tensors += [_here(state[name]).uniform_() for name in ("exp_avg", "exp_avg_sq")]
     parts = TrainingParts(model=model, optimizer=optimizer)
     return Made(parts=parts, tensors=tensors, nbytes=sum(t.nbytes for t in tensors))
+
+
+def _here(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's part."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def work(products: int) -> None:
@@ -86,12 +100,18 @@ class Job:
     """A session that saves whenever it is told to, and a step that takes no time."""
 
     def __init__(
-        self, session: CheckpointSession, store: ObjectStore, run: str, staging: StagingFolder
+        self,
+        session: CheckpointSession,
+        store: ObjectStore,
+        run: str,
+        staging: StagingFolder,
+        ranks: Ranks,
     ) -> None:
         self._session = session
         self._store = store
         self._run = run
         self._staging = staging
+        self._ranks = ranks
         still = nn.Parameter(torch.zeros(1))
         still.grad = torch.zeros(1)
         self._step = torch.optim.SGD([still], lr=0.1)
@@ -114,6 +134,15 @@ class Job:
         if not outcomes or outcomes[-1].number is None:
             raise RuntimeError(f"The save did not become a version: {outcomes}")
 
+    def tidy(self) -> None:
+        """Delete the shards of all versions but the newest: a disk, or a server's memory, holds only so many."""
+        if self._ranks.leads:
+            kept = {entry.key for entry in read_manifest(self._store, self.newest()).shards}
+            for info in list(self._store.list(keys.shards_prefix(self._run))):
+                if info.key not in kept:
+                    self._store.delete(info.key)
+        self._ranks.together()
+
     def left_behind(self, folder: Path) -> StagingFolder:
         """What a worker that died would leave in this node's memory: its staging files in `folder`, held by nobody."""
         for path in self._staging.noted():
@@ -133,31 +162,42 @@ class Job:
         )
 
 
-@contextmanager
-def open_job(target: StorageTarget, made: Made, staging: Path) -> Iterator[Job]:
-    """A fresh run in `target` that trains `made`."""
-    store = target.open(create=True).store
+def _begin(store: ObjectStore) -> tuple[str, str, int]:
+    """A run and its first attempt: name, id, fence."""
     run = f"bench-{uuid.uuid4().hex[:12]}"
     log = RunLog(store, run, by=this_process())
     log.append(lambda _: RunCreated(run_id=uuid.uuid4().hex))
     fence = start_attempt(log, flow_run_id=uuid.uuid4().hex, run_count=1, incarnation=0)
     log.append(lambda _: ResumeChosen(fence=fence, version=None, required="committed"))
-    run_id = str(log.state.run_id)
+    return run, str(log.state.run_id), fence
+
+
+@contextmanager
+def open_job(
+    target: StorageTarget, made: Made, staging: Path, ranks: Ranks = ALONE
+) -> Iterator[Job]:
+    """A fresh run in `target` that trains `made`, with as many staging buffers as a user gets who sets nothing."""
+    store = target.open(create=True).store
+    run, run_id, fence = ranks.told(_begin(store) if ranks.leads else None)
     identity = AttemptIdentity(
         run=run, run_id=run_id, fence=fence, parent=None, config={}, by=this_process()
     )
-    manager = CheckpointManager(store, identity, failure_budget=3)
+    manager: Any = CheckpointManager(store, identity, failure_budget=3)
     folder = StagingFolder(folder=staging, run_id=run_id, fence=fence)
+    if ranks.world > 1:
+        manager = SharedManager(manager, ranks)
     pipeline = InProcessPipeline(manager, Uploader(store, run, tries=2), folder, fence)
     context: dict[str, Any] = {
-        "storage": target, "run": run, "run_id": run_id, "fence": fence, "rank": 0, "world_size": 1, "config": {}, "resume": None,
-        "thresholds": SaveThresholds(every_steps=1), "buffers": 1, "pipeline": pipeline,
+        "storage": target, "run": run, "run_id": run_id, "fence": fence, "rank": ranks.rank, "world_size": ranks.world,
+        "config": {}, "resume": None, "thresholds": SaveThresholds(every_steps=1), "buffers": Saving().buffers,
+        "pipeline": pipeline,
         "full_every": 1,  # everything is sent each time, as the others do, although nothing changes here
     }  # fmt: skip
     set_context(TrainingContext(**context))
     session = CheckpointSession.open(model=made.parts.model, optimizer=made.parts.optimizer)
     try:
-        yield Job(session, store, run, folder)
+        yield Job(session, store, run, folder, ranks)
+        ranks.together()
     finally:
         set_context(None)
         session.__exit__(KeyboardInterrupt, None, None)  # no final save

@@ -22,12 +22,12 @@ import torch
 from benchmarks.page import machine, replace_block, table
 from benchmarks.ratios import summarise
 from benchmarks.sink import sink
+from benchmarks.targets import sink_target
 from ray_workers.node_shards import replicated_shards
 from ray_workers.restoring import ShardCache
 from ray_workers.shard_io import plan_shard, write_shard
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.checksum import digest_of
-from ray_workers.store.credentials import S3Credentials
 from ray_workers.store.keys import new_shard_key
 from ray_workers.store.layout import merge_layouts
 from ray_workers.store.manifest import Manifest, Progress
@@ -163,12 +163,7 @@ def main() -> None:
     rounds = []
     try:
         with sink(keep=True) as endpoint:
-            keys = S3Credentials(
-                access_key_id="any",
-                secret_access_key="any",  # noqa: S106 - opens nothing
-                endpoint_url=endpoint,
-            )
-            target = StorageTarget("s3://bench/root", keys)
+            target = sink_target(endpoint)
             manifest = stored(target, options.mib, options.ranks)
             for number in range(options.rounds):
                 order = (False, True) if number % 2 else (True, False)

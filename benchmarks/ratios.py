@@ -11,8 +11,6 @@ __all__ = ["Bar", "Ratio", "summarise"]
 
 _RESAMPLES = 2000
 _COVERED = 0.95
-_FEWEST = 5
-"""With fewer pairs an interval says nothing, so neither is a bar called reached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +30,12 @@ class Bar:
     at_least: float
     aim: float
     larger_is_better: bool = False
+    fewest: int = 15
+    """With fewer pairs no bar is called reached."""
 
     def verdict(self, ratio: Ratio) -> str:
         """`reached` only if the worse end of the interval meets the bar; `not resolved` if the interval holds it."""
-        if ratio.pairs < _FEWEST:
+        if ratio.pairs < self.fewest:
             return "not resolved"
         worse, better = (
             (ratio.low, ratio.high) if self.larger_is_better else (ratio.high, ratio.low)

@@ -29,12 +29,16 @@ from benchmarks.scale_sim import (
     resume,
 )
 from benchmarks.sink import sink
-from ray_workers.store.credentials import S3Credentials
+from benchmarks.targets import sink_target
 from ray_workers.store.log_reader import LogReader
 from ray_workers.store.object_store import ObjectStore
 from ray_workers.store.opening import StorageTarget
 
-__all__ = ["fold_rows", "rank_rows", "resume_rows"]
+__all__ = ["DECISION", "decision_pairs", "fold_rows", "rank_rows", "resume_rows"]
+
+DECISION = "decision"
+"""Key of the figure that `decision_pairs` gives."""
+_VERSIONS = 1000
 
 _BEHIND = 1500
 """Records above the newest cache, about as many as there are at most in a log of 100,000."""
@@ -96,12 +100,16 @@ def _opened(name: str, made: ObjectStore, folder: str) -> Iterator[ObjectStore]:
         yield StorageTarget(f"{folder}/store").open(create=True).store
     else:
         with sink(keep=True) as endpoint:
-            credentials = S3Credentials(
-                access_key_id="any",
-                secret_access_key="any",  # noqa: S106 - opens nothing
-                endpoint_url=endpoint,
-            )
-            yield StorageTarget("s3://bench/root", credentials).open(create=True).store
+            yield sink_target(endpoint).open(create=True).store
+
+
+def decision_pairs(rounds: int) -> list[float]:
+    """Seconds of so many decisions which of 1,000 versions to resume, on an S3 server, with fold caches."""
+    made = many_versions(_VERSIONS)
+    with sink(keep=True) as endpoint:
+        store = sink_target(endpoint).open(create=True).store
+        copy_run(made, store)
+        return [resume(store, caches=True).seconds for _ in range(rounds + 1)][1:]
 
 
 def fold_rows(records: int, *, rounds: int) -> Rows:

@@ -165,11 +165,12 @@ def _run_flow(
     chosen = train if retries is None else train.with_options(retries=retries)
     begun: list[str] = []
 
-    def hear(_: object, flow_run: FlowRun, __: object) -> None:
+    def note_flow_run(flow: object, flow_run: FlowRun, state: object) -> None:
+        del flow, state
         begun.append(str(flow_run.id))
         on_begin(begun[-1])
 
-    chosen.on_running(hear)
+    chosen.on_running(note_flow_run)
     try:
         with tags(TAG):
             state = chosen(**parameters, return_state=True)

@@ -16,7 +16,14 @@ from ray_workers.staging_files import StagingFolder
 from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.opening import StorageTarget
 
-__all__ = ["Announcer", "TrainingContext", "current_context", "set_context"]
+__all__ = [
+    "Announcer",
+    "TrainingContext",
+    "check_unclaimed",
+    "claim_session",
+    "current_context",
+    "set_context",
+]
 
 
 class Announcer(Protocol):
@@ -66,11 +73,12 @@ class TrainingContext:
 
 
 _current: TrainingContext | None = None
+_claimed = False
 
 
 def set_context(context: TrainingContext | None) -> None:
-    global _current  # noqa: PLW0603 - one training loop a process, as torch.distributed has one default group
-    _current = context
+    global _current, _claimed
+    _current, _claimed = context, False
 
 
 def current_context() -> TrainingContext:
@@ -81,3 +89,22 @@ def current_context() -> TrainingContext:
             "`pawl train MODULE:FUNCTION`, or from the flow."
         )
     return _current
+
+
+def check_unclaimed() -> None:
+    """Raises `InvalidInputError` when this loop's one session was opened already.
+
+    A second one would number its saves from the first again, and be told of each that it is stored, as an older one is.
+    """
+    if _claimed:
+        raise InvalidInputError(
+            "This training loop has opened a CheckpointSession already, and what a second one saves would not be stored. Open one "
+            "session for all phases, with their models in one module, their optimizers in a dict and anything else in "
+            "`extra`; or give each phase or fold a run of its own (--run)."
+        )
+
+
+def claim_session() -> None:
+    """The loop's session is open: there is no other one until the next `set_context`."""
+    global _claimed  # noqa: PLW0603 - as `set_context`
+    _claimed = True

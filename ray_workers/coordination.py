@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_workers.messages import DriverNews, StopRequest
+from ray_workers.policies.failure_rate import FailureRate
 from ray_workers.store.errors import StoreUnavailableError
 
 __all__ = ["Coordination", "Coordinator"]
@@ -21,12 +22,13 @@ _MESSAGE_PATIENCES = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coordinator:
-    """Who coordinates now: the checkpoint actor and its fence; whether the attempt must end; and whether versions wait for a verdict."""
+    """Who coordinates now, the checkpoint actor and its fence; and what `DriverNews` passes on."""
 
     actor: Any
     fence: int
     stop: StopRequest | None = None
     validating: bool = False
+    rate: FailureRate | None = None
 
 
 class Coordination:
@@ -68,7 +70,7 @@ class Coordination:
         if said is None:
             return DriverNews()
         stop = None if said.stop is None else said.stop.after(age_s)
-        return DriverNews(stop=stop, validating=said.validating)
+        return DriverNews(stop=stop, validating=said.validating, rate=said.rate)
 
     def bury(self, coordinator: Coordinator) -> None:
         """It is dead: nothing more is brought to it."""

@@ -267,7 +267,7 @@ def _random_state(loader: Any | None) -> dict[str, Any] | None:
     """The process's own generators, but those on devices: no loader draws there."""
     if loader is None:
         return None
-    return {name: state for name, state in rng.capture().items() if name != "cuda"}
+    return {name: state for name, state in rng.capture().items() if not name.startswith("cuda")}
 
 
 def _why_empty(loader: Any, epoch: int) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ray_workers.context import TrainingContext
 from ray_workers.decisions import Decision
 from ray_workers.interval_controller import IntervalController
-from ray_workers.messages import StopRequest, VersionOutcome
+from ray_workers.messages import DriverNews, StopRequest, VersionOutcome
 from ray_workers.policies.agreement import AgreementPace
 from ray_workers.policies.last_save import LastSave
 from ray_workers.policies.save_interval import SaveFacts
@@ -57,11 +57,12 @@ class Decider:
     def stepped(self) -> None:
         """A step ended."""
         if self._interval is not None:
-            self._interval.stepped(beside=self._saver.in_flight or self._validating)
+            self._interval.stepped(beside=self._saver.in_flight or self._driver_says.validating)
 
     @property
-    def _validating(self) -> bool:
-        return self._context.rank == 0 and self._context.pipeline.validating()
+    def _driver_says(self) -> DriverNews:
+        """Only rank 0 chooses the interval, and only it asks its node's agent."""
+        return self._context.pipeline.news() if self._context.rank == 0 else DriverNews()
 
     def hear(self, outcomes: Sequence[VersionOutcome]) -> None:
         for outcome in outcomes:
@@ -92,7 +93,10 @@ class Decider:
         )
         if self._context.thresholds.due(facts) is not None:
             return True
-        return self._interval is not None and seconds >= self._interval.decide().seconds
+        if self._interval is None:
+            return False
+        self._interval.hear_rate(self._driver_says.rate)
+        return seconds >= self._interval.decide().seconds
 
     def decision(self, step: int, *, save: bool, last: bool) -> Decision | None:
         """Rank 0's; None elsewhere.

@@ -16,7 +16,7 @@ from ray_workers.context import TrainingContext, set_context
 from ray_workers.drill_notes import DrillEnded, DrillNotes
 from ray_workers.entrypoints import TrainLoop, load_entrypoint
 from ray_workers.environment import changes
-from ray_workers.messages import ResumePoint, SaveId, StagedShard, StopRequest
+from ray_workers.messages import DriverNews, ResumePoint, SaveId, StagedShard, StopRequest
 from ray_workers.pipeline import PendingSave
 from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.store.errors import InternalError, TrainingFailedError
@@ -61,8 +61,8 @@ class NothingIsStored:
     def stop_request(self) -> StopRequest | None:
         return StopRequest(reason="stopped")
 
-    def validating(self) -> bool:
-        return False
+    def news(self) -> DriverNews:
+        return DriverNews(stop=self.stop_request())
 
     def close(self) -> None:
         pass

@@ -15,7 +15,12 @@ from ray_workers.messages import PawlEvent
 from ray_workers.ray_jobs import JobServer
 from ray_workers.sealed import seal
 from ray_workers.store.credentials import S3Credentials
-from ray_workers.store.errors import ClusterUnavailableError, PawlError, TrainingFailedError
+from ray_workers.store.errors import (
+    ClusterUnavailableError,
+    InvalidInputError,
+    PawlError,
+    TrainingFailedError,
+)
 
 __all__ = ["LETTER", "Followed", "Follower", "letter_name", "stop_and_wait"]
 
@@ -40,7 +45,7 @@ class Followed:
     still_ours: Callable[[], None]
     """Raises when the attempt belongs to somebody else by now; asked every few seconds."""
     patience_s: float = 600.0
-    """How long the job server may be silent."""
+    """How long the job server may be silent, or refuse the token that it took before."""
     ask_every_s: float = 3.0
     last_lines_s: float = 10.0
     """How long the log of a job that has ended may be silent before nothing more is expected of it."""
@@ -55,12 +60,16 @@ class Follower:
         """The job's last status, once it has ended."""
         self._asked = 0.0
         self._heard = time.monotonic()
+        self._answered = False
+        """The job server has taken this process's token."""
 
     def follow(self) -> None:
         """Return when the training completed.
 
         Raises:
-            ClusterUnavailableError: the job server is silent for longer than the patience; the job may go on.
+            ClusterUnavailableError: the job server is silent, or refuses the token that it took before, for longer than
+                the patience; the job may go on.
+            InvalidInputError: it refuses the token of this process from the first.
             TrainingFailedError: the job's driver died, or the cluster has forgotten it.
             PawlError: what ended the training, if the job could still say so; or what `still_ours` raised.
         """
@@ -105,10 +114,14 @@ class Follower:
         if self._job.keys is None:
             return
         letter = seal(credentials_letter(self._job.keys), public)
-        self._server.submit(letter_name(self._job.name), "true", {}, {LETTER: letter})
+        try:
+            self._server.submit(letter_name(self._job.name), "true", {}, {LETTER: letter})
+        except InvalidInputError as error:
+            # The job's log came from the same server: the next try, which reads it anew, may hand them over.
+            raise _refused_now(error) from error
 
     def _status(self) -> str | None:
-        """The job's status now and then; None in between, and while the server is silent."""
+        """The job's status now and then; None in between, and while the server is silent or refuses."""
         now = time.monotonic()
         if now - self._asked < self._job.ask_every_s:
             return None
@@ -116,16 +129,29 @@ class Follower:
         self._job.still_ours()
         try:
             status = self._server.status(self._job.name)
-        except ClusterUnavailableError:
-            if now - self._heard > self._job.patience_s:
-                raise
+        except (ClusterUnavailableError, InvalidInputError) as error:
+            self._bear(error, now)
             return None
-        self._heard = now
+        self._heard, self._answered = now, True
         if status is None:
             raise TrainingFailedError(
                 f"The Ray cluster does not know job {self._job.name} any more: its head was restarted."
             )
         return status
+
+    def _bear(self, error: PawlError, now: float) -> None:
+        """Raise unless it may pass: a server that took the token refuses it for a while when its head is renewed."""
+        refused = isinstance(error, InvalidInputError)
+        if refused and not self._answered:
+            raise error
+        if now - self._heard > self._job.patience_s:
+            raise _refused_now(error) if refused else error
+
+
+def _refused_now(error: PawlError) -> ClusterUnavailableError:
+    return ClusterUnavailableError(
+        f"The Ray job server took the token of this process before, and refuses it now: {error.message}"
+    )
 
 
 def stop_and_wait(server: JobServer, name: str, timeout_s: float) -> bool:

@@ -19,7 +19,12 @@ from ray_workers.store.clock import utc_now
 __all__ = ["HangWatch", "Hung"]
 
 _LOOK_S = 5.0
+_FROZEN_S = 30.0
+"""Without a word from all nodes for so long, this process or one of theirs stood still (a pause of its machine, of its
+container), and every clock went on: the silence of ranks says nothing then."""
 _ANSWER_S = 5.0
+_WAIT_S = 0.5
+"""At a time: whoever leaves Ray while this waits in it waits for that long, at the most."""
 _NAMED = 8
 _STACKS_S = 15.0
 
@@ -49,18 +54,27 @@ class HangWatch:
 
     Args:
         rule: None: never.
+        over: whether the attempt was left: then nobody is waited for any longer, and nobody is killed.
     """
 
-    def __init__(self, rule: HangRule | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        rule: HangRule | None,
+        clock: Callable[[], float] = time.monotonic,
+        over: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._rule = rule
         self._clock = clock
-        self._looked = self._rested = clock()
+        self._over = over
+        self._looked = self._heard_at = self._rested = clock()
         self._calls: list[Any] = []
+        self._suspected: frozenset[tuple[int, int]] = frozenset()
+        """Ranks that seemed to hang at the look before, each with its step."""
         self.step_s: float | None = None
         """The median step of the slowest rank, when last seen; None: not known yet."""
 
     def look(self, agents: Mapping[str, Any]) -> Hung | None:
-        """Whether ranks hang; if so their stacks are gathered, and they are killed, before this returns.
+        """Whether ranks hang, by two looks in a row; if so their stacks are gathered, and they are killed, before this returns.
 
         Never waits for an agent while nothing hangs: what it answers is read at the next look.
         """
@@ -68,13 +82,22 @@ class HangWatch:
             return None
         self._looked = self._clock()
         calls, self._calls = self._calls, [a.pulses.remote() for a in agents.values()]
-        pulses = _answers(calls, timeout_s=0)
+        pulses = _answers(calls)
         if len(pulses) < len(calls):
+            self._suspected = frozenset()
             return None  # a node of which nothing is known may be one whose rank rests
+        if self._looked - self._heard_at > _FROZEN_S:
+            self._rested = self._looked
+        self._heard_at = self._looked
         heard = [pulse for some in pulses for pulse in some]
         self.step_s = max((p.median_s for p in heard if p.gaps), default=self.step_s)
-        found = self.judge(heard)
+        found = self._found_again(self.judge(heard))
         return self._ended(agents, found) if found else None
+
+    def _found_again(self, found: Sequence[RankPulse]) -> tuple[RankPulse, ...]:
+        """Those that were found at the look before too. After a short freeze an agent answers before its ranks can."""
+        before, self._suspected = self._suspected, frozenset((p.rank, p.step) for p in found)
+        return tuple(p for p in found if (p.rank, p.step) in before)
 
     def judge(self, pulses: Sequence[RankPulse]) -> tuple[RankPulse, ...]:
         """Those that hang, by the rule."""
@@ -84,8 +107,10 @@ class HangWatch:
             self._rested = self._clock()
         return self._rule.hung(pulses, rested_s=self._clock() - self._rested)
 
-    def _ended(self, agents: Mapping[str, Any], found: Sequence[RankPulse]) -> Hung:
-        stacks = _gather_stacks(list(agents.values()))
+    def _ended(self, agents: Mapping[str, Any], found: Sequence[RankPulse]) -> Hung | None:
+        stacks = _gather_stacks(list(agents.values()), self._over)
+        if self._over():
+            return None
         ranks = tuple(pulse.rank for pulse in found)
         for agent in agents.values():
             agent.kill_ranks.remote(ranks)
@@ -110,19 +135,21 @@ def _sentence(found: Sequence[RankPulse]) -> str:
     )
 
 
-def _gather_stacks(agents: Sequence[Any]) -> dict[int, str]:
+def _gather_stacks(agents: Sequence[Any], over: Callable[[], bool]) -> dict[int, str]:
     """Of all ranks: what they say of themselves, else what the kernel says of their process."""
     for agent in agents:
         agent.want_stacks.remote()
     told: dict[int, str | None] = {}
     deadline = time.monotonic() + _STACKS_S
-    while time.monotonic() < deadline:
-        answers = _answers([agent.stacks.remote() for agent in agents], timeout_s=_ANSWER_S)
+    while time.monotonic() < deadline and not over():
+        answers = _patient_answers([agent.stacks.remote() for agent in agents], over)
         told = {rank: text for some in answers for rank, text in some.items()}
         if told and all(told.values()):
             break
         time.sleep(0.5)
-    states = _answers([agent.rank_states.remote() for agent in agents], timeout_s=_ANSWER_S)
+    if over():
+        return {}
+    states = _patient_answers([agent.rank_states.remote() for agent in agents], over)
     doing = {rank: state for some in states for rank, state in some.items()}
     return {
         rank: text or f"No answer. The process is {doing.get(rank, 'not known')}."
@@ -130,12 +157,20 @@ def _gather_stacks(agents: Sequence[Any]) -> dict[int, str]:
     }
 
 
-def _answers(calls: Sequence[Any], *, timeout_s: float) -> list[Any]:
-    """What those gave that answered in time and could."""
+def _patient_answers(calls: Sequence[Any], over: Callable[[], bool]) -> list[Any]:
+    """What those gave that answered in time and could; nothing once the attempt was left."""
+    deadline, late = time.monotonic() + _ANSWER_S, list(calls)
+    while late and time.monotonic() < deadline and not over():
+        late = ray.wait(late, num_returns=len(late), timeout=_WAIT_S)[1]
+    return [] if over() else _answers(calls)
+
+
+def _answers(calls: Sequence[Any]) -> list[Any]:
+    """What those gave that have answered by now and could."""
     if not calls:
         return []
     answers = []
-    for call in ray.wait(list(calls), num_returns=len(calls), timeout=timeout_s)[0]:
+    for call in ray.wait(list(calls), num_returns=len(calls), timeout=0)[0]:
         with contextlib.suppress(RayError):
             answers.append(ray.get(call))
     return answers

@@ -29,7 +29,11 @@ _FENCE_CHECK_S = 5.0
 
 
 class Incarnations:
-    """Args: of the actor; `on_event` hears of each restart, and when the run is lost; `incarnation` is the first one's."""
+    """Args: of the actor; `on_event` hears of each restart, and when the run is lost; `incarnation` is the first one's.
+
+    `over` says whether the attempt was left: then no successor is started, and nobody is told that the run is lost. The
+    store may answer only after that, when any call of Ray's would start a new Ray.
+    """
 
     def __init__(
         self,
@@ -38,10 +42,12 @@ class Incarnations:
         failure_budget: int,
         on_event: Callable[[PawlEvent], None],
         incarnation: int = 0,
+        over: Callable[[], bool] = lambda: False,
     ) -> None:
         self._target = target
         self._failure_budget = failure_budget
         self._on_event = on_event
+        self._over = over
         self._log = RunLog(
             target.open().store, attempt.run, by=attempt.by, patience_s=_LOG_PATIENCE_S
         )
@@ -63,7 +69,7 @@ class Incarnations:
             name=actor_name(self.attempt.run_id, self._began_with, self.attempt.fence)
         ).remote(self._target, self.attempt, self._failure_budget)
 
-    def drain(self, timeout_s: float, *, replace_dead: bool) -> Sequence[PawlEvent]:
+    def drain(self, timeout_s: float) -> Sequence[PawlEvent]:
         """What happened at the actor since the last call; nothing from one that is busy, dead or replaced just now.
 
         An answer that is late comes with a later call.
@@ -81,7 +87,7 @@ class Incarnations:
         except RayError as error:
             self._asked = None
             if is_gone(error):
-                if replace_dead and self.stop is None:
+                if self.stop is None and not self._over():
                     self._replace(error)
             elif not isinstance(error, ActorUnavailableError):
                 raise
@@ -106,7 +112,7 @@ class Incarnations:
             return
         self._fence_checked = time.monotonic()
         state = self._log.refresh()
-        if state.open_fence == self.attempt.fence:
+        if state.open_fence == self.attempt.fence or self._over():
             return
         by = state.open_attempt
         self.stop = "fence_lost"
@@ -132,6 +138,8 @@ class Incarnations:
         try:
             fence = start_incarnation(self._log, own.fence, count)
         except ConflictError as conflict:
+            if self._over():
+                return  # its own end closed it
             self.stop = "fence_lost"
             self._tell("fence_lost", conflict.message, **conflict.details)
             return
@@ -142,6 +150,8 @@ class Incarnations:
             version = self._log.state.versions[newest.last_commit]
             parent = VersionRef(run=None, number=version.number, digest=version.manifest)
         self.attempt = replace(own, fence=fence, parent=parent)
+        if self._over():
+            return
         self.start()
         self._tell(
             "actor_restarted",

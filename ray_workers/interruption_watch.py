@@ -80,6 +80,10 @@ class InterruptionWatch:
         for node, left in self.draining().items():
             if node not in agents or (place := self.place(node)) is None:
                 continue
-            grace = _DRAIN_GRACE_S if left is None else max(0.0, left - _DRAIN_RESERVE_S)
+            # A deadline that is past while the node still trains was set by a clock behind this one, and says nothing.
+            if left is None or left <= 0:
+                grace = _DRAIN_GRACE_S
+            else:
+                grace = max(0.0, left - _DRAIN_RESERVE_S)
             return StopRequest(reason="interrupted", cause=DRAINING, place=place, grace_s=grace)
         return None

@@ -70,7 +70,8 @@ class IntervalController:
     def __init__(self, plan: IntervalPlan, clock: Callable[[], float] = time.monotonic) -> None:
         self._plan = plan
         self._clock = clock
-        self._began = self._step_at = clock()
+        self._step_at = self._rate_at = clock()
+        self._rate = plan.rate
         self._warm = False
         """The first step is over, which compiles, fills caches and makes the optimizer's state: none is like it."""
         self._alone: deque[float] = deque(maxlen=_STEPS)
@@ -117,11 +118,16 @@ class IntervalController:
         self._bytes = outcome.bytes
         self._bytes_new.append(outcome.bytes_new)
 
+    def hear_rate(self, rate: FailureRate | None) -> None:
+        """How often training fails by now, with what was seen since the attempt began; None: no news."""
+        if rate is not None and rate != self._rate:
+            self._rate, self._rate_at = rate, self._clock()
+
     def decide(self) -> IntervalDecision:
         """The interval now; before the first save of a run without history at most `FIRST_SAVE_S`."""
         plan = self._plan
-        hours = (self._clock() - self._began) * plan.workers / 3600.0
-        rate = plan.rate.after([Evidence(failures=0.0, worker_hours=hours)])
+        hours = (self._clock() - self._rate_at) * plan.workers / 3600.0
+        rate = self._rate.after([Evidence(failures=0.0, worker_hours=hours)])
         known = bool(self._costs) or plan.cost_s is not None
         facts = IntervalFacts(
             stall_s=_median(self._costs, plan.cost_s, _UNKNOWN_STALL_S),

@@ -13,7 +13,7 @@ from ray_workers.attempt_losses import attempt_losses
 from ray_workers.attempt_spans import instant, one_of_each, span_of
 from ray_workers.config import Saving
 from ray_workers.interval_controller import IntervalPlan
-from ray_workers.policies.failure_rate import PRIOR, Evidence
+from ray_workers.policies.failure_rate import PRIOR, Evidence, FailureRate
 from ray_workers.policies.interval import IntervalCaps
 from ray_workers.startup import PHASES
 from ray_workers.store.attempts import read_run
@@ -27,6 +27,7 @@ __all__ = [
     "MEDIAN_OF",
     "IntervalHistory",
     "caps_of",
+    "failure_rate_of",
     "history_of",
     "older_entries",
     "plan_interval",
@@ -165,6 +166,11 @@ def caps_of(saving: Saving) -> IntervalCaps:
     )
 
 
+def failure_rate_of(own: Iterable[Evidence], elsewhere: Iterable[Evidence]) -> FailureRate:
+    """By what the run has seen itself, and others on the same machines."""
+    return PRIOR.after([*own, *elsewhere], HALF_LIFE_HOURS)
+
+
 def plan_interval(
     history: IntervalHistory | None,
     saving: Saving,
@@ -181,8 +187,7 @@ def plan_interval(
     """
     if saving.interval == "fixed":
         return None
-    own = () if history is None else history.evidence
-    rate = PRIOR.after([*own, *elsewhere], HALF_LIFE_HOURS)
+    rate = failure_rate_of(() if history is None else history.evidence, elsewhere)
     if history is None:
         return IntervalPlan(caps=caps_of(saving), rate=rate, workers=workers)
     return IntervalPlan(

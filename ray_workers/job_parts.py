@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ray_workers.environment import started_as
 from ray_workers.interruption_watch import TimeLimit
 from ray_workers.interval_controller import IntervalPlan
-from ray_workers.interval_facts import plan_interval, read_history
+from ray_workers.interval_facts import failure_rate_of, plan_interval, read_history
 from ray_workers.messages import PawlEvent
 from ray_workers.node_agent import AgentConfig
 from ray_workers.policies.elastic import GrowthRule, WorkerRange
+from ray_workers.policies.failure_rate import Evidence, FailureRate
 from ray_workers.policies.hang import HangRule
 from ray_workers.policies.save_interval import SaveThresholds
 from ray_workers.policies.soundness import SoundnessPolicy
@@ -26,7 +27,7 @@ from ray_workers.train_worker import WorkerJob
 from ray_workers.training_job import TrainingJob
 from ray_workers.version_assembly import AttemptIdentity
 
-__all__ = ["growth_of", "staging_of", "supervision_of", "time_up_at", "worker_job_of"]
+__all__ = ["growth_of", "rate_now", "staging_of", "supervision_of", "time_up_at", "worker_job_of"]
 
 
 def supervision_of(
@@ -34,6 +35,7 @@ def supervision_of(
     limits: WorkerRange | None,
     on_event: Callable[[PawlEvent], None],
     until: float | None,
+    rate: Callable[[], FailureRate | None] = lambda: None,
 ) -> Supervision:
     """What watches over the attempt.
 
@@ -42,6 +44,7 @@ def supervision_of(
         limits: the range that its workers are of; None: their number is fixed.
         on_event: hears what happens.
         until: when the time limit is over, as `time_up_at`.
+        rate: how often training fails by now.
     """
     point = job.resume
     parent = (
@@ -78,6 +81,7 @@ def supervision_of(
         hang_rule=_hang_rule(job),
         growth=growth_of(job, limits),
         incarnation=job.incarnation,
+        rate=rate,
     )
 
 
@@ -99,6 +103,16 @@ def _interval(job: TrainingJob) -> IntervalPlan | None:
     except PawlError:
         history = None
     return plan_interval(history, job.saving, job.scaling.workers, job.failures_elsewhere)
+
+
+def rate_now(job: TrainingJob, elsewhere: Iterable[Evidence]) -> FailureRate:
+    """How often training fails by what the run's log says now, and by how other runs fared.
+
+    Raises:
+        PawlError: the log cannot be read.
+    """
+    own = read_history(job.target.open().store, job.run).evidence
+    return failure_rate_of(own, elsewhere)
 
 
 def time_up_at(job: TrainingJob) -> float | None:

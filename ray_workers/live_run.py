@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from ray_workers.data_exactness import look_at_loader
 from ray_workers.data_position import DataPosition
 from ray_workers.live_content import LeadNotes, OwnState, live_content
 from ray_workers.loss_probe import Probe, measure_twice
+from ray_workers.own_objects import restore_own
 from ray_workers.rank_content import RankContent
 from ray_workers.series import MetricSeries
 from ray_workers.startup import StartUp
 from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.manifest import Progress
-from ray_workers.training_state import TrainingParts
+from ray_workers.training_state import Stateful, TrainingParts
 
 __all__ = ["LiveRun"]
 
@@ -32,8 +34,10 @@ class LiveRun:
         parts: TrainingParts | None,
         loader: Any | None,
         probe: Probe | None,
+        own: Mapping[str, Stateful],
     ) -> None:
         self._context = context
+        self._own = own
         self._probe = probe
         self._rng_state: dict[str, Any] | None = None
         self._startup = StartUp(context.launched_at)
@@ -73,6 +77,7 @@ class LiveRun:
             self.position.load(back.own["data"])
             self.series.load(back.own["series"])
             self._rng_state = back.own["rng"]
+            restore_own(None if self.parts is None else self.parts.model, self._own, back.own)
         if not back.point.foreign:
             self.committed_step = self.step
         if self._context.drill and self._probe is not None and self.parts is not None:
@@ -151,6 +156,7 @@ class LiveRun:
             rng=rng.capture(),
             position=self.position.state(),
             series=self.series,
+            objects=self._own,
         )
         if self._context.rank != 0:
             return live_content(own, self.parts, self._probe, lead=None)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ray_workers.policies.failure_rate import FailureRate
 from ray_workers.store.bodies import VersionName
 from ray_workers.store.layout import TensorLayout
 from ray_workers.store.manifest import Curve, Progress
@@ -185,6 +186,8 @@ class DriverNews:
     """Why the attempt must end, with the grace that is left by now."""
     validating: bool = False
     """A version is being read and judged, or waits for that, on the machines that train."""
+    rate: FailureRate | None = None
+    """How often training fails, as it is known by now; None: no more than when the attempt started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ gradient.
 
 from __future__ import annotations
 
+import logging
 from itertools import chain
 from typing import Any
 
@@ -25,6 +26,8 @@ __all__ = [
     "empty_state",
     "load_optimizer",
 ]
+
+_log = logging.getLogger("pawl")
 
 
 def _names_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[list[str]]:
@@ -83,11 +86,23 @@ def empty_state(parameter: torch.Tensor, key: str, layout: TensorLayout) -> torc
     return torch.empty(shape, dtype=dtype)
 
 
-def check_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, tree: Any) -> None:
-    """Return if `tree` has this optimizer's parameters, in its groups and order. Raises `StateMismatchError`."""
-    here = _names_of(model, optimizer)
+def check_optimizer(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, tree: Any, *, own_groups: int
+) -> None:
+    """Return if `tree` has this optimizer's parameters, in its groups and order, and behind them at most such as can be added.
+
+    Args:
+        model: whose parameters it holds.
+        optimizer: to be filled; not changed here.
+        tree: what `capture_optimizer` made.
+        own_groups: how many of its groups its loop made; those behind them came with a version.
+
+    Raises:
+        StateMismatchError: the groups differ.
+    """
+    here = _names_of(model, optimizer)[:own_groups]
     stored = [group["params"] for group in tree["param_groups"]]
-    if here != stored:
+    if here != stored and not _can_add(model, here, stored):
         known, found = set(chain.from_iterable(here)), set(chain.from_iterable(stored))
         differing = (
             sorted(known ^ found)[:5] or "the same parameters in other groups or another order"
@@ -98,11 +113,44 @@ def check_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, tr
         )
 
 
-def load_optimizer(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, tree: dict[str, Any]
+def _can_add(model: torch.nn.Module, here: list[list[str]], stored: list[list[str]]) -> bool:
+    """Whether `stored` is what `here` becomes by adding groups of other parameters of the model, as gradual unfreezing does."""
+    names = list(chain.from_iterable(stored))
+    known = {name for name, _ in named_parameters(model)}
+    return stored[: len(here)] == here and known.issuperset(names) and len(set(names)) == len(names)
+
+
+def _set_groups(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, stored: Any, *, own_groups: int
 ) -> None:
-    """Give the optimizer exactly the state in `tree`, whose tensors it keeps. Raises `StateMismatchError`."""
-    check_optimizer(model, optimizer, tree)
+    """Leave the groups that came with another version, and add those that came with this one."""
+    if _names_of(model, optimizer) == [group["params"] for group in stored]:
+        return
+    del optimizer.param_groups[own_groups:]
+    parameters = dict(named_parameters(model))
+    for group in stored[own_groups:]:
+        members = [parameters[name] for name in group["params"]]
+        optimizer.add_param_group({**group, "params": members})
+        still = [name for name in group["params"] if not parameters[name].requires_grad]
+        if still:
+            _log.warning(
+                "%s of the group that the loop added to its %s before this version was made needs no gradient now, and would "
+                "not be trained: set requires_grad again after the session is opened, by its step or epoch.",
+                f"{still[0]}{f' and {len(still) - 1} more' if len(still) > 1 else ''}",
+                type(optimizer).__qualname__,
+            )
+
+
+def load_optimizer(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tree: dict[str, Any],
+    *,
+    own_groups: int,
+) -> None:
+    """Give the optimizer exactly the state in `tree`, whose tensors it keeps. Args and errors as of `check_optimizer`."""
+    check_optimizer(model, optimizer, tree, own_groups=own_groups)
+    _set_groups(model, optimizer, tree["param_groups"], own_groups=own_groups)
     names = list(chain.from_iterable(_names_of(model, optimizer)))
     index = {name: position for position, name in enumerate(names)}
     optimizer.load_state_dict(

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from ray_workers.checkpoint_manager import CheckpointManager
-from ray_workers.messages import SaveId, StagedShard, StopRequest, VersionOutcome
+from ray_workers.messages import DriverNews, SaveId, StagedShard, StopRequest, VersionOutcome
 from ray_workers.staging_files import StagingFolder
 from ray_workers.store.errors import PawlError
 from ray_workers.uploader import Uploader, lower_priority
@@ -50,8 +50,8 @@ class SavePipeline(Protocol):
     def stop_request(self) -> StopRequest | None:
         """Why the attempt must end, as far as is known here; None: go on. Never blocks."""
 
-    def validating(self) -> bool:
-        """Whether versions are being judged beside training, as far as is known here. Never blocks."""
+    def news(self) -> DriverNews:
+        """What the driver said last, as far as it is known here. Never blocks."""
 
     def close(self) -> None:
         """Free the staging files of this worker."""
@@ -111,8 +111,8 @@ class InProcessPipeline:
         reason = self._manager.stop_reason
         return None if reason is None else StopRequest(reason=reason)
 
-    def validating(self) -> bool:
-        return False  # nobody judges them here
+    def news(self) -> DriverNews:
+        return DriverNews(stop=self.stop_request())  # nobody judges anything here
 
     def close(self, *, keep: bool = False) -> None:
         """As the protocol says; `keep`: leave the staging files to the next attempt."""

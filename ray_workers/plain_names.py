@@ -14,7 +14,14 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["named_parameters", "plain_name", "plain_state", "without_copies"]
+__all__ = [
+    "named_parameters",
+    "own_tensors",
+    "persistent_buffers",
+    "plain_name",
+    "plain_state",
+    "without_copies",
+]
 
 _DDP = "module"
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
@@ -49,18 +56,30 @@ def plain_state(model: torch.nn.Module) -> dict[str, Any]:
     return {plain_name(model, name): value for name, value in model.state_dict().items()}
 
 
+def own_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer, persistent or not, under each of its plain names."""
+    named = chain(
+        model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
+    )
+    return {plain_name(model, name): tensor for name, tensor in named}
+
+
+def persistent_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers that torch's own `state_dict` holds, under each of their plain names."""
+    return {
+        plain_name(model, f"{path}.{name}" if path else name): buffer
+        for path, module in model.named_modules(remove_duplicate=False)
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+        if name not in module._non_persistent_buffers_set  # noqa: SLF001 - torch has no other way to ask
+    }
+
+
 def without_copies(model: torch.nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     """`state`, by plain name, with the model's own objects for tensors that are the model's own memory already.
 
     torch copies a tensor onto itself at once, but one that shares its memory byte by byte.
     """
-    own = dict(
-        chain(
-            model.named_parameters(remove_duplicate=False),
-            model.named_buffers(remove_duplicate=False),
-        )
-    )
-    live = {plain_name(model, name): tensor for name, tensor in own.items()}
+    live = own_tensors(model)
     return {
         name: live[name] if _is_same(live.get(name), value) else value
         for name, value in state.items()

@@ -181,6 +181,6 @@ class _TailedLog:
                 info = await asyncio.to_thread(self._client.get_job_info, self._name)
                 if info.status.value in _ENDED:
                     return
-            except (*_CUT, RuntimeError):
+            except (*_CUT, RuntimeError, AuthenticationError):
                 pass  # whoever follows asks for the status too, and decides how long that may last
             await asyncio.sleep(_AGAIN_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -98,13 +99,9 @@ class RayPipeline:
         return answer
 
     def stop_request(self) -> StopRequest | None:
-        return self._heard.stop
+        return self.news().stop
 
-    def validating(self) -> bool:
-        return self._heard.validating
-
-    @property
-    def _heard(self) -> DriverNews:
+    def news(self) -> DriverNews:
         if self._listener is None:  # rank 0 alone asks
             self._listener = _NewsListener(self._link)
         return self._listener.heard()
@@ -122,7 +119,7 @@ class _NewsListener:
         self._link = link
         self._request: StopRequest | None = None
         self._heard_at = 0.0
-        self._validating = False
+        self._last = DriverNews()
         self._closed = threading.Event()
         threading.Thread(target=self._listen, name="pawl-news-listener", daemon=True).start()
 
@@ -130,7 +127,7 @@ class _NewsListener:
         request = self._request
         if request is not None:
             request = request.after(time.monotonic() - self._heard_at)
-        return DriverNews(stop=request, validating=self._validating)
+        return replace(self._last, stop=request)
 
     def close(self) -> None:
         self._closed.set()
@@ -142,7 +139,7 @@ class _NewsListener:
             except RayError as error:
                 self._link.failed(error)
                 continue  # the agent is busy or being restarted; the next answer will tell
-            self._validating = news.validating
+            self._last = news
             if news.stop is not None:
                 self._heard_at = time.monotonic()
                 self._request = news.stop

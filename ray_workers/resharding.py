@@ -6,7 +6,8 @@ Parameters and optimizer state are laid out anew by `shard_reading` and need no 
                     of an epoch any loader will do; otherwise an error
     random state    new streams, derived from rank 0's stored state, the number of workers and the rank: another number
                     of workers cannot draw the same numbers, but the same change draws the same ones every time
-    metric series   those of the old rank of the same number, or of rank 0
+    metric series   those of the old rank of the same number, or of rank 0; so are objects handed over as `own`
+    buffers         rank 0's, on all ranks
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def reshard(
             "resharded": True,
         },
         "series": own["series"],
+        **({"own": own["own"]} if "own" in own else {}),
     }
 
 

@@ -126,9 +126,7 @@ class Saver:
             self._pipeline.decline(save, self._rank, "all its staging buffers are still being read")
             return
         self._pool = self._pool or copy_pool()
-        flight = _Flight(buffer, save, offer)
-        self._flights.append(flight)
-        flight.waiting_since = started
+        flight = _Flight(buffer, save, offer, waiting_since=started)
         with torch.no_grad():
             flight.copy = StateCopy(
                 plan,
@@ -138,6 +136,9 @@ class Saver:
                 pool=self._pool,
                 settled=functools.partial(self._hand_over, flight, plan, content, progress),
             )
+        # Not before: nobody hands over a copy that could not be begun, and the loop's end would wait for it. Its buffer stays
+        # taken, as a device may write to it.
+        self._flights.append(flight)
         _stop_waiting(flight)
 
     def before_step(self) -> None:
@@ -280,4 +281,4 @@ def _unsteady(paths: tuple[str, ...]) -> str:
 
 def _with_headroom(size: int) -> int:
     """Room to grow: the metric series gets longer with every step, and a ring is costly to replace."""
-    return size + max(size // 16, _HEADROOM_BYTES)
+    return size + max(size // 32, _HEADROOM_BYTES)

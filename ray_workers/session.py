@@ -10,7 +10,7 @@ Every rank opens one session and makes the same calls in the same order, as with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -20,16 +20,17 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ray_workers.arithmetic_exactness import announce_arithmetic
 from ray_workers.coming_back import come_back
-from ray_workers.context import TrainingContext, current_context
+from ray_workers.context import TrainingContext, check_unclaimed, claim_session, current_context
 from ray_workers.data_exactness import announce_loader
 from ray_workers.decisions import open_channel
+from ray_workers.live_content import check_parts
 from ray_workers.live_run import LiveRun
 from ray_workers.loss_probe import Probe
 from ray_workers.save_rounds import SaveRounds
 from ray_workers.saver import Saver
 from ray_workers.store.errors import InvalidInputError
 from ray_workers.store.opening import StorageTarget
-from ray_workers.training_state import TrainingParts
+from ray_workers.training_state import Stateful, TrainingParts, check_stateful
 
 __all__ = ["CheckpointSession"]
 
@@ -43,14 +44,19 @@ class CheckpointSession:
         parts: TrainingParts | None,
         loader: Any | None,
         probe: Probe | None = None,
+        own: Mapping[str, Stateful] | None = None,
     ) -> None:
         self._context = context
+        own = dict(own or {})
+        if parts is not None:
+            # Now, and not at the first save, when work is there to be lost.
+            check_parts(parts, own, rank=context.rank)
         # Without parts the loop itself says when to save.
         paced = context.interval is not None and parts is not None
         announce_loader(loader, context.thresholds, rank=context.rank, paced=paced)
         if parts is not None and context.rank == 0:
             announce_arithmetic(parts.model, world_size=context.world_size)
-        self._live = LiveRun(context, parts, loader, probe)
+        self._live = LiveRun(context, parts, loader, probe, own)
         channel = open_channel(context.world_size)
         self._saver = Saver(
             context.pipeline,
@@ -70,7 +76,7 @@ class CheckpointSession:
         self._step_hook = register_optimizer_step_pre_hook(self._before_step)
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913 - a name for each kind of thing that a loop holds
         cls,
         *,
         model: Any | None = None,
@@ -78,6 +84,7 @@ class CheckpointSession:
         loader: Any | None = None,
         scheduler: Any | None = None,
         extra: dict[str, Any] | None = None,
+        own: dict[str, Any] | None = None,
         probe: Probe | None = None,
     ) -> Self:
         """Join the run and restore the version that this attempt resumes from, if there is one.
@@ -89,20 +96,33 @@ class CheckpointSession:
             scheduler: a learning-rate scheduler, or several in a list or dict.
             probe: gives the model's loss on a small fixed batch; evaluated at every save, by all ranks together, in
                 evaluation mode and without gradients. `Validation.probe` evaluates it again from the stored bytes.
-            extra: anything else with `state_dict` and `load_state_dict`, by name (EMA, gradient scaler …).
+            extra: anything else with `state_dict` and `load_state_dict`, by name (EMA, gradient scaler …), that is the same on
+                all ranks: rank 0's is stored, and every rank gets it back.
+            own: the same of what each rank has alone (a replay buffer, a sampler's history): every rank's is stored, and each
+                rank gets its own back. All ranks hand over the same names.
 
         Raises:
-            InvalidInputError: the loop was not started by Pawl.
+            InvalidInputError: the loop was not started by Pawl, or has opened a session already; or something that was handed
+                over cannot be stored.
             StateMismatchError: the stored state does not fit the model; the sentence names the differences.
             DamageError: the version is not what was written, and no other one can be resumed. The parts hold anything by
                 then and must not be trained.
         """
-        parts = None
+        context, parts = current_context(), None
+        check_unclaimed()
         if model is not None:
             parts = TrainingParts(
                 model=model, optimizer=optimizer, scheduler=scheduler, extra=dict(extra or {})
             )
-        return cls(current_context(), parts, loader, probe)
+        elif own:
+            raise InvalidInputError(
+                "`own` was handed over without a model: a session that stores directories keeps nothing else. Write its state "
+                "into the directory."
+            )
+        check_stateful("own", own or {})
+        session = cls(context, parts, loader, probe, own)
+        claim_session()  # an open that was refused may be mended and tried again
+        return session
 
     def __enter__(self) -> Self:
         self._live.restore_rng()

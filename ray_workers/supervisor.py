@@ -24,6 +24,7 @@ from ray_workers.log_collecting import LogCollector
 from ray_workers.messages import RESIZE, PawlEvent, StopRequest
 from ray_workers.node_agent import AgentConfig
 from ray_workers.node_agents import NodeAgents
+from ray_workers.policies.failure_rate import FailureRate
 from ray_workers.policies.hang import HangRule
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.rank_signs import RankPlaces
@@ -63,6 +64,8 @@ class Supervision:
     hang_rule: HangRule | None = None
     growth: GrowthPlan | None = None
     incarnation: int = 0
+    rate: Callable[[], FailureRate | None] = lambda: None
+    """How often training fails by now; answers at once."""
 
 
 class Supervisor:
@@ -70,8 +73,14 @@ class Supervisor:
 
     def __init__(self, task: Supervision) -> None:
         self._task = task
+        self._done = threading.Event()
         self._coordinating = Incarnations(
-            task.target, task.attempt, task.failure_budget, task.on_event, task.incarnation
+            task.target,
+            task.attempt,
+            task.failure_budget,
+            task.on_event,
+            task.incarnation,
+            over=self._done.is_set,
         )
         self._agents = NodeAgents(task.attempt.run_id, task.agent)
         self._validation = ValidationDriver(
@@ -87,14 +96,13 @@ class Supervisor:
         )
         self._growth = GrowthWatch(task.growth)
         self._grows = True
-        self._hang_watch = HangWatch(task.hang_rule)
+        self._hang_watch = HangWatch(task.hang_rule, over=self._done.is_set)
         self._hung: Hung | None = None
         self._log_lines = LogCollector(task.on_event)
         self._interruption: StopRequest | None = None
         self._interrupted_at = 0.0
         self._problems: dict[tuple[str, str], float] = {}
         """What was told of, by duty and type, and when."""
-        self._done = threading.Event()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -126,14 +134,21 @@ class Supervisor:
     def interrupt(self, request: StopRequest) -> None:
         """Let the workers end at their next step, with a last version if it fits into the grace. From any thread.
 
-        The first request stands, unless that was for more workers only. It is passed on here at once: this object's own
-        thread may be waiting for a store.
+        The first request stands, unless that was for more workers only, or leaves more time than the new one. That is passed
+        on here at once: this object's own thread may be waiting for a store.
         """
-        if not self._must_end and (self._grows or request.cause != RESIZE):
+        if self._takes_over(request):
             self._interrupted_at = time.monotonic()
             self._interruption = request
             self._attach()
             self._wake.set()
+
+    def _takes_over(self, request: StopRequest) -> bool:
+        standing = self.interruption
+        if request.cause == RESIZE:
+            return self._grows and not self._must_end
+        # Who ends this process within seconds does not wait for the deadline of a node or of a time limit.
+        return standing is None or not self._must_end or request.grace_s < standing.grace_s
 
     def fell(self) -> None:
         """The workers ended for reasons of their own: a wish for more of them, if there was one, ended nothing.
@@ -200,13 +215,19 @@ class Supervisor:
             self._look_around()
 
     def _look_around(self) -> None:
-        self._guarded(self._drain, _ANSWER_S)
-        self._guarded(self._watch_agents)
-        self._guarded(self._watch_for_interruptions)
-        self._guarded(self._watch_for_hung_ranks)
-        self._guarded(self._log_lines.collect, self._agents.by_node)
-        self._guarded(self._coordinating.check_fence)
-        self._guarded(self._validation.drive)
+        duties: tuple[tuple[Callable[..., None], tuple[Any, ...]], ...] = (
+            (self._drain, (_ANSWER_S,)),
+            (self._watch_agents, ()),
+            (self._watch_for_interruptions, ()),
+            (self._watch_for_hung_ranks, ()),
+            (self._log_lines.collect, (self._agents.by_node,)),
+            (self._coordinating.check_fence, ()),
+            (self._validation.drive, ()),
+        )
+        for duty, arguments in duties:
+            # The one before may have waited for the store until Ray was left, and whoever calls Ray then starts a new one.
+            if not self._done.is_set():
+                self._guarded(duty, *arguments)
 
     def _guarded(self, duty: Callable[..., None], *arguments: Any) -> None:
         """One duty that fails keeps no other from its turn: without this thread no attempt ends in order."""
@@ -227,7 +248,10 @@ class Supervisor:
             _log.exception("What the supervisor met could not be told")
 
     def _drain(self, patience_s: float) -> None:
-        events = self._coordinating.drain(patience_s, replace_dead=not self._done.is_set())
+        before = self.fence
+        events = self._coordinating.drain(patience_s)
+        if self.fence != before:
+            self._validation.want()  # the dead one may have committed, and told nobody
         for event in events:
             self._task.on_event(event)
             if event.kind == "committed":
@@ -248,6 +272,7 @@ class Supervisor:
                 fence=self.fence,
                 stop=stop,
                 validating=not self._validation.over,
+                rate=self._task.rate(),
             )
         )
 

@@ -7,7 +7,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -25,9 +25,11 @@ from ray_workers.attempt_errors import (
 )
 from ray_workers.ending_clock import EndingClock
 from ray_workers.fitting import Fitting
-from ray_workers.job_parts import supervision_of, time_up_at, worker_job_of
+from ray_workers.job_parts import rate_now, supervision_of, time_up_at, worker_job_of
 from ray_workers.messages import PawlEvent, StopRequest
 from ray_workers.policies.elastic import WorkerRange
+from ray_workers.policies.failure_rate import Evidence, FailureRate
+from ray_workers.rate_watch import RateWatch
 from ray_workers.ray_cluster import end_train_controllers, ray_cluster
 from ray_workers.resizing import train_elastically
 from ray_workers.supervisor import Supervisor
@@ -48,12 +50,20 @@ _TERM_GRACE_S = 18.0
 """Prefect, Kubernetes and Ray kill 30 seconds after SIGTERM; the rest is for ending in order."""
 
 
-def train(job: TrainingJob, *, on_event: Callable[[PawlEvent], None]) -> None:
+def train(
+    job: TrainingJob,
+    *,
+    on_event: Callable[[PawlEvent], None],
+    elsewhere: Callable[[], Iterable[Evidence]] | None = None,
+) -> None:
     """Train to the end. Called on the main thread, on which signals arrive and to which a local cluster is bound.
 
     `on_event` is called from another thread, one event at a time. An exception that a signal handler raises
     (`KeyboardInterrupt`, Prefect's `TerminationSignal` …) goes through when the workers have saved once more and ended,
     or when their grace is over. A second one goes through at once.
+
+    `elsewhere` is asked now and then, on a thread of its own, how other runs on the same machines fared by now; without it
+    the attempt keeps to what `job` knows of them.
 
     Raises:
         FenceLostError: a newer attempt took over.
@@ -70,16 +80,31 @@ def train(job: TrainingJob, *, on_event: Callable[[PawlEvent], None]) -> None:
         with (
             clock.after("Ray"),
             ray_cluster(job.scaling, job.code_dir),
+            _rate_of(job, elsewhere) as rate,
         ):
+            group = functools.partial(
+                _train_group, on_event=on_event, clock=clock, until=until, rate=rate
+            )
             if job.scaling.max_workers is None:
-                _train_group(job, None, on_event=on_event, clock=clock, until=until)
+                group(job, None)
             else:
-                group = functools.partial(_train_group, on_event=on_event, clock=clock, until=until)
                 train_elastically(job, group, on_event, until=until)
     finally:
         ended = clock.event()
         if ended is not None:
             on_event(ended)
+
+
+@contextmanager
+def _rate_of(
+    job: TrainingJob, elsewhere: Callable[[], Iterable[Evidence]] | None
+) -> Iterator[Callable[[], FailureRate | None]]:
+    """What answers how often training fails by now, as long as it trains."""
+    if elsewhere is None or job.saving.interval == "fixed":
+        yield lambda: None
+        return
+    with RateWatch(lambda: rate_now(job, elsewhere())) as watch:
+        yield lambda: watch.latest
 
 
 def _train_group(
@@ -89,12 +114,13 @@ def _train_group(
     on_event: Callable[[PawlEvent], None],
     clock: EndingClock,
     until: float | None,
+    rate: Callable[[], FailureRate | None],
 ) -> None:
     """Train with a fixed number of workers; of a range `limits`, until there is room for more."""
     clock.forget()
     with (
         clock.after("actors"),
-        Supervisor(supervision_of(job, limits, on_event, until)) as supervisor,
+        Supervisor(supervision_of(job, limits, on_event, until, rate)) as supervisor,
         tempfile.TemporaryDirectory(prefix="pawl-ray-") as scratch,
         _timed(clock, supervisor),
     ):

@@ -7,7 +7,7 @@ may be plain, DDP or FSDP2, and need not be wrapped as it was when the version w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
@@ -23,7 +23,7 @@ from ray_workers.optimizer_state import (
     empty_state,
     load_optimizer,
 )
-from ray_workers.plain_names import named_parameters, plain_state, without_copies
+from ray_workers.plain_names import named_parameters, own_tensors, plain_state, without_copies
 from ray_workers.planners import SHARED_PREFIX, signature_of
 from ray_workers.shard_reading import (
     ReadShard,
@@ -45,6 +45,7 @@ __all__ = [
     "TrainingParts",
     "apply",
     "capture",
+    "check_stateful",
     "frozen_paths",
     "restore",
     "restore_by",
@@ -74,22 +75,31 @@ class TrainingParts:
     optimizer: OneOrMany[torch.optim.Optimizer] = None
     scheduler: OneOrMany[Stateful] = None
     extra: Mapping[str, Stateful] = field(default_factory=dict)
+    own_groups: Mapping[str, int] = field(init=False)
+    """How many parameter groups each optimizer had when it was handed over: the loop's, and not a version's."""
 
     def __post_init__(self) -> None:
+        counts = {name: len(one.param_groups) for name, one in _named(self.optimizer).items()}
+        object.__setattr__(self, "own_groups", counts)
         if any(isinstance(module, FullyShardedDataParallel) for module in self.model.modules()):
             raise InvalidInputError(
                 "The model is wrapped in FullyShardedDataParallel (FSDP1), whose state cannot be stored without "
                 "collectives: use torch.distributed.fsdp.fully_shard (FSDP2)."
             )
         check_model(self.model)
-        # Now, and not at the first save.
+        # Now, and not when it is captured; what the states hold is looked at by `live_content.check_parts`.
         for kind, items in (("scheduler", _named(self.scheduler)), ("extra", dict(self.extra))):
-            for name, item in items.items():
-                if not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):
-                    raise InvalidInputError(
-                        f"{kind} {name!r} is a {type(item).__name__}, which has no state_dict and load_state_dict: it would "
-                        "not come back. Give it both, or keep what it holds in the config."
-                    )
+            check_stateful(kind, items)
+
+
+def check_stateful(kind: str, items: Mapping[str, Any]) -> None:
+    """Raise `InvalidInputError` when one of `items` could not be stored or not come back."""
+    for name, item in items.items():
+        if not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):
+            raise InvalidInputError(
+                f"{kind} {name!r} is a {type(item).__name__}, which has no state_dict and load_state_dict: it would "
+                "not come back. Give it both, or keep what it holds in the config."
+            )
 
 
 def capture(parts: TrainingParts) -> dict[str, Any]:
@@ -172,17 +182,21 @@ def template(
 ) -> dict[str, torch.Tensor]:
     """A tensor by path for all that is stored below `prefix`, for `load_tensors`; none is filled.
 
-    The model's are its own. Optimizer state that is not there yet gets memory on its parameter's device, sharded like
-    it. The rest are the objects' own tensors where they fit and share memory with nothing, else new ones.
+    The model's parameters and buffers are its own. Optimizer state that is not there yet gets memory on its parameter's
+    device, sharded like it. The rest, a model's extra state too, are the objects' own tensors where they fit and share
+    memory with nothing, else new ones.
 
     Raises:
         StateMismatchError: the stored model is not this model.
     """
-    live = split(capture(parts), prefix=prefix).tensors
+    tree = capture(parts)
+    live = split(tree, prefix=prefix).tensors
     owners = dict(_state_owners(parts, prefix))
     model = f"{prefix}/model"
-    own = {path: tensor for path, tensor in live.items() if path.startswith(f"{model}/")}
-    check_fit(own, manifest, prefix=model)
+    loose = _loose_paths(parts.model, tree["model"], model)
+    own = {path: live[path] for path in live if path.startswith(f"{model}/") and not loose(path)}
+    firm = {path: layout for path, layout in manifest.tensors.items() if not loose(path)}
+    check_fit(own, replace(manifest, tensors=firm), prefix=model)
     # A fresh object may hold one tensor for what were two when it was saved.
     shared = set(chain.from_iterable(sharing_memory(live)))
     rest = {
@@ -191,6 +205,15 @@ def template(
         if path not in own
     }
     return own | rest
+
+
+def _loose_paths(
+    model: torch.nn.Module, state: Iterable[str], prefix: str
+) -> Callable[[str], bool]:
+    """Tells paths of what a model's state holds beside parameters and buffers (`get_extra_state`): it may change its size."""
+    own = own_tensors(model)
+    below = tuple(f"{prefix}/{escape(name)}/" for name in state if name not in own)
+    return lambda path: f"{path}/".startswith(below)
 
 
 def _state_owners(parts: TrainingParts, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -264,7 +287,8 @@ def apply(parts: TrainingParts, tree: Mapping[str, Any]) -> None:
     if tree["model"]:
         set_model_state_dict(parts.model, without_copies(parts.model, tree["model"]))
     for name, optimizer in _named(parts.optimizer).items():
-        load_optimizer(parts.model, optimizer, tree["optimizer"][name])
+        stored = tree["optimizer"][name]
+        load_optimizer(parts.model, optimizer, stored, own_groups=parts.own_groups[name])
     for name, scheduler in _named(parts.scheduler).items():
         scheduler.load_state_dict(tree["scheduler"][name])
     for name, item in parts.extra.items():
@@ -290,7 +314,8 @@ def _check(parts: TrainingParts, tree: Any) -> None:
                 "same objects under the same names, or start another run."
             )
     for name, optimizer in _named(parts.optimizer).items():
-        check_optimizer(parts.model, optimizer, tree["optimizer"][name])
+        stored = tree["optimizer"][name]
+        check_optimizer(parts.model, optimizer, stored, own_groups=parts.own_groups[name])
 
 
 def _names(items: Iterable[str]) -> str:

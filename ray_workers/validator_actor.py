@@ -20,7 +20,7 @@ from ray_workers.store.opening import StorageTarget
 from ray_workers.store.run_state import VersionState, rung_at_least
 from ray_workers.store.versions import UNREADABLE, load_manifest
 from ray_workers.uploader import lower_priority
-from ray_workers.validation import record_verdicts, validate
+from ray_workers.validation import CheckResult, record_verdicts, validate
 
 __all__ = ["Judged", "Validator", "ValidatorActor"]
 
@@ -61,19 +61,21 @@ class Validator:
         Raises:
             RetryableError: the store cannot be reached; the version waits on.
         """
-        waiting = [
-            v
-            for v in self._log.refresh().newest_first()
-            if _waits(v) and v.number not in self._set_aside
-        ]
-        if not waiting:
-            return None
-        version = waiting[0]
-        results = validate(self._store, version, state=self._log.state, policy=self._policy)
-        try:
-            record_verdicts(self._log, version, results, checker="validator")
-        except VersionGoneError:
-            return None
+        while (version := self._newest_waiting()) is not None:
+            results = validate(self._store, version, state=self._log.state, policy=self._policy)
+            try:
+                record_verdicts(self._log, version, results, checker="validator")
+            except VersionGoneError:
+                continue  # it waits no longer, and others may
+            return self._judged(version, results)
+        return None
+
+    def _newest_waiting(self) -> VersionState | None:
+        newest_first = self._log.refresh().newest_first()
+        waiting = (v for v in newest_first if _waits(v) and v.number not in self._set_aside)
+        return next(waiting, None)
+
+    def _judged(self, version: VersionState, results: list[CheckResult]) -> Judged:
         present = self._log.state.find(version.name) or version
         problem = results[-1].reason if results[-1].check == UNREADABLE else None
         self._remember(version.number, judged=problem is None)

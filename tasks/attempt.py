@@ -226,9 +226,11 @@ def _adopted(request: TrainRequest, offer: JobOffer) -> Attempt:
 
 
 def _bury_dead(state: RunState, fence: int) -> None:
-    """Prefect may still show an earlier attempt as running whose process is provably gone."""
+    """Prefect may still show another flow run as running whose process is provably gone."""
     own = state.attempts[fence].flow_run_id
-    for other in state.attempts.values():
+    in_order = (state.attempts[each] for each in sorted(state.attempts))
+    # Of each flow run the newest try: one that was killed, and never closed, says nothing about a later one that lives.
+    for other in {each.flow_run_id: each for each in in_order}.values():
         if other.flow_run_id != own and other.outcome is None and process_is_gone(other.by):
             mark_crashed(
                 other.flow_run_id,

@@ -189,10 +189,8 @@ def job_goes_on(address: str, run_id: str, fence: int) -> bool:
     """Whether the job of that attempt may still train: it is at work, or nobody can tell."""
     try:
         return RayJobs(address).status(job_name(run_id, fence)) in ("PENDING", "RUNNING")
-    except ClusterUnavailableError:
+    except PawlError:  # a refused token too: it says nothing of the job
         return True
-    except PawlError:
-        return False
 
 
 def _submit(server: RayJobs, name: str, job: TrainingJob, wish: JobWish) -> None:

@@ -50,9 +50,9 @@ class Ending:
 def ended_properly(attempt: Attempt) -> Iterator[Ending]:
     """Whatever happens inside, the attempt's end is in the log and the flow run ends in the right state.
 
-    A lost fence is no failure: the flow run ends Cancelled, which nothing retries; if it was lost to a later try of the
-    same flow run, this process leaves that run's state alone. Bad bytes met in a worker are read again here, and
-    quarantined if they are bad here too, so that the retry falls back.
+    A lost fence is no failure: the flow run ends Cancelled, which nothing retries. Where a later try of the same flow run
+    has begun, this process leaves that run's state alone, whatever ended it. Bad bytes met in a worker are read again
+    here, and quarantined if they are bad here too, so that the retry falls back.
     """
     ending = Ending()
     if attempt.finished is not None:
@@ -70,6 +70,7 @@ def ended_properly(attempt: Attempt) -> Iterator[Ending]:
     except BaseException as error:
         outcome = _outcome(attempt, error)
         _close(attempt, *outcome)
+        _leave_to_a_later_try(attempt)
         _quarantine(attempt, error)
         LineagePublisher(attempt).publish()
         _tell(attempt, *outcome)
@@ -116,6 +117,25 @@ def _lost(attempt: Attempt, met: FenceLostError) -> State[Any]:
         # The flow run belongs to its later try; reporting any state from here would end that one.
         raise Abort(error.message)
     return Cancelled(message=error.message)
+
+
+def _leave_to_a_later_try(attempt: Attempt) -> None:
+    """Raise Abort if one has begun: a process that is told to go may not have learnt yet that it lost the fence."""
+    identity = attempt.request.identity
+    try:
+        state = read_run(attempt.request.target.open().store, attempt.request.run)
+    except PawlError:
+        return  # the store is away: what is known must do
+    own = [a for a in state.attempts.values() if a.flow_run_id == identity.flow_run_id]
+    newest = max(own, key=lambda a: a.fence, default=None)
+    if newest is None or newest.run_count <= identity.run_count:
+        return
+    message = (
+        f"Run {state.run!r} belongs to try {newest.run_count} of this flow run; try {identity.run_count} ends, and leaves "
+        "the flow run's state to it."
+    )
+    get_run_logger().warning(message)
+    raise Abort(message)
 
 
 def _with_the_winner(attempt: Attempt, error: FenceLostError) -> FenceLostError:

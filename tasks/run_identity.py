@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
-from collections.abc import Mapping
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -16,6 +20,7 @@ from prefect.client.schemas.objects import FlowRun, FlowRunPolicy
 from prefect.client.schemas.sorting import LogSort
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Crashed
@@ -44,11 +49,15 @@ __all__ = [
     "who_trains",
 ]
 
+_Answer = TypeVar("_Answer")
+
 LOG_LINES = 1000
 TAG = "pawl"
 """What marks a flow run as one that the automations look after."""
 _SLOWEST_BEAT_S = 50
 """A third of the silence after which it is taken for dead."""
+_ANSWER_S = 3.0
+"""For a process that is being ended: it has 30 s in all, and Prefect's client tries for a minute by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,17 +103,40 @@ def _unknown_here(attempt: AttemptState) -> str:
 
 
 def is_being_cancelled(identity: RunIdentity) -> bool:
-    """Whether a person asked for the end, rather than the machine; unknown counts as not."""
-    try:
-        found = _read(identity.flow_run_id)
-    except Exception:  # noqa: BLE001 - asked while the process is being ended; there is no time to sort out why
-        return False
+    """Whether a person asked for the end, rather than the machine; unknown, or not known within 3 s, counts as not."""
+    found = _answer_within(_ANSWER_S, lambda: _read(identity.flow_run_id))
     return found is not None and found.state is not None and found.state.is_cancelling()
 
 
+def _answer_within(seconds: float, ask: Callable[[], _Answer | None]) -> _Answer | None:
+    """What `ask` returns; None if it fails, or is not done in time: then its thread is left to itself."""
+    answers: queue.SimpleQueue[_Answer | None] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put(ask())
+        except Exception:  # noqa: BLE001 - asked while the process is being ended; there is no time to sort out why
+            answers.put(None)
+
+    # In a copy of the context: it holds Prefect's settings, which say where the server is.
+    context = contextvars.copy_context()
+    threading.Thread(
+        target=context.run, args=(run,), name="pawl-asking-prefect", daemon=True
+    ).start()
+    try:
+        return answers.get(timeout=seconds)
+    except queue.Empty:
+        return None
+
+
 def running_for_s(identity: RunIdentity) -> float:
-    """Seconds since this process began, or since the flow run did if that was later."""
-    found = _read(identity.flow_run_id)
+    """Seconds since this process began, or since the flow run did if that was later.
+
+    Where Prefect does not say when that was it is the former, which is never less: a time limit is kept.
+    """
+    found: FlowRun | None = None
+    with _costs_nothing("When this flow run began is unknown; it counts as old as its process"):
+        found = _read(identity.flow_run_id)
     process_s = _process_age_s()
     if found is None or found.start_time is None:
         return process_s
@@ -126,7 +158,14 @@ class LogLine:
 
 
 def newest_log_lines(identity: RunIdentity) -> list[LogLine]:
-    """What this flow run wrote last, in all its tries, newest first; at most `LOG_LINES`."""
+    """What this flow run wrote last, in all its tries, newest first; at most `LOG_LINES`. Nothing, if Prefect does not say."""
+    found: list[LogLine] = []
+    with _costs_nothing("What this flow run has told before is unknown, and told again"):
+        found.extend(_read_log_lines(identity))
+    return found
+
+
+def _read_log_lines(identity: RunIdentity) -> list[LogLine]:
     wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(identity.flow_run_id)]))
     found: dict[UUID, LogLine] = {}  # by id: while pages are read, lines are added in front
     with get_client(sync_client=True) as client:
@@ -141,18 +180,31 @@ def newest_log_lines(identity: RunIdentity) -> list[LogLine]:
 
 
 def mark_crashed(flow_run_id: str, message: str) -> None:
-    """Tell Prefect of a flow run whose process is provably gone and which it still holds to be running."""
-    found = _read(flow_run_id)
-    if found is not None and found.state is not None and found.state.is_running():
-        with get_client(sync_client=True) as client:
-            client.set_flow_run_state(UUID(flow_run_id), Crashed(message=message), force=True)
+    """Tell Prefect of a flow run whose process is provably gone and which it still holds to be running. Never raises."""
+    with _costs_nothing(f"Prefect may still show flow run {flow_run_id} as running"):
+        found = _read(flow_run_id)
+        if found is not None and found.state is not None and found.state.is_running():
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(UUID(flow_run_id), Crashed(message=message), force=True)
 
 
 def forbid_retries(identity: RunIdentity) -> None:
-    """Let the coming failure be final: the same call would fail the same way again."""
-    with get_client(sync_client=True) as client:
-        policy = FlowRunPolicy(retries=0, retry_delay=0)
+    """Let the coming failure be final: the same call would fail the same way again. Never raises, and so hides no failure."""
+    policy = FlowRunPolicy(retries=0, retry_delay=0)
+    with (
+        _costs_nothing("This flow run may be retried, and fail the same way"),
+        get_client(sync_client=True) as client,
+    ):
         client.update_flow_run(UUID(identity.flow_run_id), empirical_policy=policy)
+
+
+@contextmanager
+def _costs_nothing(what: str) -> Iterator[None]:
+    """For what training does not need of Prefect: if it fails, the log says `what` follows from that, and no more happens."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - its client raises whatever its libraries do
+        get_run_logger().warning("%s: %s", what, error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ def run_training(attempt: Attempt, resume: ResumePoint | None) -> None:
     ):
         tell = _teller(sending.put, showing.put, retaining.put)
         if request.job_wish is None:
-            train(job, on_event=tell)
+            train(job, on_event=tell, elsewhere=lambda: failures_elsewhere(attempt))
         else:
             run_job(request.job_wish, job, attempt.job, tell)
 

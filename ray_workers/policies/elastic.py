@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ray_workers.store.errors import InvalidInputError
 
-__all__ = ["GoingOn", "GroupEnd", "GrowthRule", "WorkerRange"]
+__all__ = ["GivingBack", "GoingOn", "GroupEnd", "GrowthRule", "WorkerRange"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,36 @@ class GrowthRule:
         if wanted is None or wanted <= workers or there_s < self.after_s:
             return None
         return wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivingBack:
+    """Places that are too few are given back after a while: two runs that hold a part each would wait for each other for ever.
+
+    Whoever else waits has them at once, so the pause is short. Each time is lengthened by chance, up to twice as long: two
+    that give back and ask again together would meet for ever.
+    """
+
+    after_s: float = 30.0
+    """Without one place more."""
+    pause_s: float = 5.0
+    """Before they are asked for again."""
+
+    def due(self, limits: WorkerRange, *, held: int, still_s: float, chance: float) -> bool:
+        """Whether they are to be given back now. What is still waited for keeps nobody waiting, and stays asked for.
+
+        Args:
+            limits: the range.
+            held: places that are there.
+            still_s: seconds since the newest of them came.
+            chance: 0 to 1, drawn when they were asked for.
+        """
+        too_few = limits.fitting(held) is None and held > 0
+        return too_few and still_s >= self.after_s * (1 + chance)
+
+    def pause(self, chance: float) -> float:
+        """Seconds, for a `chance` of 0 to 1."""
+        return self.pause_s * (1 + chance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

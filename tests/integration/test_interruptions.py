@@ -187,14 +187,18 @@ def test_at_its_time_limit_it_saves_and_can_be_retried(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["drained", "terminated"])
 def test_a_draining_node_is_left_with_a_version(
-    training: Interrupted, uninterrupted: list[str]
+    training: Interrupted, uninterrupted: list[str], how: str
 ) -> None:
     training.environment["RAY_AUTH_MODE"] = "disabled"
     with RayHead.running(cpus=2) as head:
         process = training.begin(*PATIENT, "--ray-address", head.address)
         wait_until(lambda: training.steps_done() >= 5, what="some steps")
-        head.drain(deadline_s=120)
+        if how == "drained":
+            head.drain(deadline_s=120)
+        else:
+            head.terminate()
         assert process.wait() == 75, process.output
     assert training.interrupted_by() == ["node draining"]
     again = training.resume()

@@ -114,6 +114,33 @@ def test_a_killed_node_agent_is_restarted_and_reads_the_staged_bytes_again(
     assert training.flow_run().state_name == "Completed"
 
 
+@pytest.mark.long
+def test_what_was_staged_when_a_worker_was_killed_still_becomes_a_version(
+    training: Training, uninterrupted: list[str]
+) -> None:
+    """The node agent had not begun to read it: it has the bytes, and needs the worker no more."""
+    gates = training.gates(HELD, LATER, settle=HELD)
+    process = training.start(gates=gates, retries=1)
+    hold(training, gates)
+    agent = process.actor("NodeAgent")
+    agent.suspend()
+    gates.open(HELD)
+    gates.reach(LATER)
+    assert training.stored.steps() == BOTH
+    process.kill_actor("RayTrainWorker")
+    agent.resume()
+    gates.open(LATER)
+    assert process.wait() == 0, process.output
+    first, second = training.stored.state.attempts.values()
+    (staged,) = (v for v in training.stored.state.versions.values() if v.step == EPOCH)
+    assert staged.fence == first.fence
+    assert second.resume is not None
+    assert second.resume.number == staged.number
+    assert training.outcomes() == ["failed", "completed"]
+    assert training.stored.final_digests() == uninterrupted
+    assert training.steps_redone() <= LATER - 1 - EPOCH + 1
+
+
 def test_after_everything_was_killed_the_same_command_resumes(
     training: Training, held: Gates, uninterrupted: list[str]
 ) -> None:
@@ -196,10 +223,15 @@ def test_forks_and_fresh_starts(
     assert (state.origin.run, state.origin.version.number) == ("whole", version.number)
     assert training.stored.state.protected()[version.number] == "fork child starts from it"
     assert child.stored.final_digests() != uninterrupted
+    assert child.outcomes() == ["completed"]
+    assert child.flow_run().state_name == "Completed"
+    assert f"resumed from **whole@{version.number}**" in child.page()
     fresh = training.start("--resume", "never")
     assert fresh.wait() == 0, fresh.output
     assert training.stored.final_digests() == uninterrupted
     assert all(training.stored.state.versions[number].abandoned for number in origin.versions)
+    assert training.flow_run(-1).state_name == "Completed"
+    assert "started from nothing: so it was asked for (resume: never)" in training.page(-1)
 
 
 @pytest.fixture

@@ -6,11 +6,17 @@ from pathlib import Path
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from ray_workers.store.opening import StorageTarget
 from ray_workers.store.versions import load_manifest
+from tasks.artifact_keys import artifact_key
 from tests.integration.conftest import PrefectServer
 from tests.integration.harness import QUICK, PawlProcess, StoredRun, start_pawl, train_arguments
 from tests.integration.traced_loop import ENTRYPOINT, Gates
@@ -72,6 +78,19 @@ class Training:
         """What Prefect says of the flow run of the n-th attempt."""
         attempt = list(self.stored.state.attempts.values())[index]
         return read_flow_run(self.server, attempt.flow_run_id)
+
+    def page(self, index: int = 0) -> str:
+        """The lineage artifact on that flow run's page."""
+        key = ArtifactFilterKey(any_=[artifact_key("lineage", self.stored.run)])
+        wanted = ArtifactFilterFlowRunId(any_=[self.flow_run(index).id])
+        with (
+            temporary_settings({PREFECT_API_URL: self.server.api_url}),
+            get_client(sync_client=True) as client,
+        ):
+            (found,) = client.read_artifacts(
+                artifact_filter=ArtifactFilter(flow_run_id=wanted, key=key)
+            )
+        return str(found.data)
 
 
 def read_flow_run(server: PrefectServer, flow_run_id: str) -> FlowRun:

@@ -8,6 +8,7 @@ import pytest
 
 from ray_workers.coordination import Coordination, Coordinator
 from ray_workers.messages import DriverNews, StopRequest
+from ray_workers.policies.failure_rate import PRIOR
 from ray_workers.store.errors import StoreUnavailableError
 
 DEAD = Coordinator(actor=None, fence=2)
@@ -83,8 +84,18 @@ def test_the_grace_of_a_stop_request_runs_from_when_it_was_told() -> None:
     assert coordination.current().fence == 2
 
 
+def test_the_newest_stop_request_is_passed_on() -> None:
+    coordination = Coordination()
+    for grace_s in (600.0, 6.0):
+        stop = StopRequest(reason="interrupted", grace_s=grace_s)
+        coordination.attach(Coordinator(actor=None, fence=2, stop=stop))
+    asked = coordination.news().stop
+    assert asked is not None
+    assert asked.grace_s <= 6
+
+
 def test_that_versions_wait_for_a_verdict_is_passed_on_until_they_do_not() -> None:
     coordination = Coordination()
     for validating in (True, False):
-        coordination.attach(Coordinator(actor=None, fence=2, validating=validating))
-        assert coordination.news() == DriverNews(validating=validating)
+        coordination.attach(Coordinator(actor=None, fence=2, validating=validating, rate=PRIOR))
+        assert coordination.news() == DriverNews(validating=validating, rate=PRIOR)

@@ -19,7 +19,7 @@ from ray_workers.context import current_context
 from ray_workers.deciding import Decider
 from ray_workers.decisions import Decision, LoneRank
 from ray_workers.drill_notes import DrillEnded
-from ray_workers.messages import StopRequest
+from ray_workers.messages import DriverNews, StopRequest
 from ray_workers.pipeline import InProcessPipeline
 from ray_workers.policies.agreement import AgreementPace
 from ray_workers.policies.save_interval import SaveThresholds
@@ -291,7 +291,7 @@ def test_a_step_beside_a_save_or_a_validation_is_no_quiet_one(
             steps.append(beside)
 
     monkeypatch.setattr("ray_workers.deciding.IntervalController", Controller)
-    pipeline = SimpleNamespace(validating=lambda: told["validating"])
+    pipeline = SimpleNamespace(news=lambda: DriverNews(validating=told["validating"]))
     context: Any = SimpleNamespace(rank=rank, interval=object(), pipeline=pipeline)
     saver: Any = SimpleNamespace(in_flight=told["in_flight"])
     Decider(context, saver, step=0, epoch=0, committed_step=-1).stepped()

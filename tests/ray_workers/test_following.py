@@ -19,10 +19,12 @@ from ray_workers.store.credentials import S3Credentials
 from ray_workers.store.errors import (
     ClusterUnavailableError,
     FenceLostError,
+    InvalidInputError,
     TrainingFailedError,
 )
 
 KEYS = S3Credentials(access_key_id="id", secret_access_key="secret")
+REFUSED = InvalidInputError("The Ray cluster asks for a token.")
 
 
 class Server:
@@ -144,6 +146,30 @@ def test_a_silent_server_is_waited_for_and_not_for_ever() -> None:
         follow(server)
     with pytest.raises(ClusterUnavailableError):
         follow(Server(silent))
+
+
+def test_a_server_that_refuses_the_token_it_took_is_waited_for_like_a_silent_one() -> None:
+    server = Server("RUNNING", REFUSED, REFUSED, "RUNNING", "FAILED")
+    with pytest.raises(TrainingFailedError, match="without a last word"):
+        follow(server)
+    with pytest.raises(ClusterUnavailableError, match=r"refuses it now: .* asks for a token"):
+        follow(Server("RUNNING", REFUSED))
+
+
+def test_a_token_that_was_never_taken_is_said_at_once() -> None:
+    with pytest.raises(InvalidInputError):
+        follow(Server(REFUSED, "FAILED"))
+
+
+def test_keys_that_are_refused_by_the_server_of_the_log_may_be_handed_over_later() -> None:
+    class Refusing(Server):
+        def submit(self, *_: Any) -> None:
+            raise REFUSED
+
+    server = Refusing("RUNNING")
+    server.lines.letter_box(LetterBox().public)
+    with pytest.raises(ClusterUnavailableError, match="asks for a token"):
+        follow(server)
 
 
 def test_an_owner_who_lost_the_run_follows_no_longer() -> None:

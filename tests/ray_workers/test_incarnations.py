@@ -16,8 +16,10 @@ from ray.exceptions import (
     RayTaskError,
 )
 
+from ray_workers import incarnations
 from ray_workers.incarnations import Incarnations
 from ray_workers.messages import PawlEvent
+from ray_workers.store.attempts import end_attempt, start_incarnation
 from ray_workers.store.errors import OutcomeUnknownError
 from ray_workers.store.log import RunLog
 from ray_workers.store.opening import StorageTarget
@@ -53,7 +55,12 @@ class Actor:
 
 
 @pytest.fixture
-def coordinating(tmp_path, monkeypatch):
+def told() -> list[PawlEvent]:
+    return []
+
+
+@pytest.fixture
+def coordinating(tmp_path, monkeypatch, told):
     """Incarnations with a made-up actor; call it with that one's answers."""
     target = StorageTarget(str(tmp_path / "store"))
     run = MadeUpRun(store=target.open(create=True).store, name="run")
@@ -62,10 +69,10 @@ def coordinating(tmp_path, monkeypatch):
         run="run", run_id=str(run.log.state.run_id), fence=fence, parent=None, config={}, by={}
     )
 
-    def made(*answers: object) -> tuple[Incarnations, Actor]:
+    def made(*answers: object, over=lambda: False) -> tuple[Incarnations, Actor]:
         actor = Actor(list(answers))
         monkeypatch.setattr(ray, "get", actor.get)
-        one: Any = Incarnations(target, identity, 3, lambda _: None)
+        one: Any = Incarnations(target, identity, 3, told.append, over=over)
         one.actor = actor
         return one, actor
 
@@ -74,25 +81,27 @@ def coordinating(tmp_path, monkeypatch):
 
 def test_a_late_answer_is_waited_for_and_not_asked_for_again(coordinating) -> None:
     one, actor = coordinating(GetTimeoutError("busy"), GetTimeoutError("busy"), ([EVENT], None))
-    assert one.drain(0.1, replace_dead=True) == ()
-    assert one.drain(0.1, replace_dead=True) == ()
-    assert one.drain(0.1, replace_dead=True) == [EVENT]
+    assert one.drain(0.1) == ()
+    assert one.drain(0.1) == ()
+    assert one.drain(0.1) == [EVENT]
     assert len(actor.calls) == 1
 
 
 def test_each_answer_is_taken_once(coordinating) -> None:
     one, actor = coordinating(([EVENT], None), ([], "budget_spent"))
-    assert one.drain(0.1, replace_dead=True) == [EVENT]
-    assert one.drain(0.1, replace_dead=True) == []
+    assert one.drain(0.1) == [EVENT]
+    assert one.drain(0.1) == []
     assert one.stop == "budget_spent"
     assert len(actor.calls) == 2
 
 
 def test_one_that_died_before_it_answered_is_not_waited_for(coordinating) -> None:
-    one, actor = coordinating(GetTimeoutError("stopped"), ActorDiedError(), ([], None))
-    assert one.drain(0.1, replace_dead=False) == ()
-    assert one.drain(0.1, replace_dead=False) == ()
-    assert one.drain(0.1, replace_dead=False) == []
+    one, actor = coordinating(
+        GetTimeoutError("stopped"), ActorDiedError(), ([], None), over=lambda: True
+    )
+    assert one.drain(0.1) == ()
+    assert one.drain(0.1) == ()
+    assert one.drain(0.1) == []
     assert len(actor.calls) == 2
 
 
@@ -104,10 +113,59 @@ def successors(monkeypatch):
     return fences
 
 
+def test_after_the_attempt_was_left_a_dead_one_gets_no_successor(coordinating, successors) -> None:
+    one, _ = coordinating(ActorDiedError(), over=lambda: True)
+    before = one.attempt.fence
+    assert one.drain(0.1) == ()
+    assert successors == []
+    assert one._log.refresh().open_fence == one.attempt.fence == before
+
+
+def test_a_store_that_gives_the_fence_when_the_attempt_was_left_starts_no_successor(
+    coordinating, successors, told, monkeypatch
+) -> None:
+    """Ray was left meanwhile: a new actor would begin a new Ray, on a thread that nobody waits for."""
+    left: list[bool] = []
+    one, _ = coordinating(ActorDiedError(), over=lambda: bool(left))
+
+    def take(log: RunLog, fence: int, incarnation: int) -> int:
+        left.append(True)
+        return start_incarnation(log, fence, incarnation)
+
+    monkeypatch.setattr(incarnations, "start_incarnation", take)
+    assert one.drain(0.1) == ()
+    assert left
+    assert (successors, told) == ([], [])
+    assert one._log.refresh().open_fence == one.attempt.fence, (
+        "who ends the attempt closes this one"
+    )
+
+
+@pytest.mark.parametrize("looks", ["drain", "check_fence"])
+def test_its_own_end_is_no_loss_of_the_run(coordinating, told, monkeypatch, looks) -> None:
+    """The attempt was left and closed while this still waited for the store."""
+    left: list[bool] = []
+    one, _ = coordinating(ActorDiedError(), over=lambda: bool(left))
+    refresh = RunLog.refresh
+
+    def closed_by_then(log: RunLog):
+        if not left:
+            left.append(True)
+            end_attempt(log, one.attempt.fence, "interrupted", "SIGTERM")
+        return refresh(log)
+
+    monkeypatch.setattr(RunLog, "refresh", closed_by_then)
+    one._fence_checked -= 1000
+    one.drain(0.1) if looks == "drain" else one.check_fence()
+    assert left
+    assert one.stop is None
+    assert told == []
+
+
 def test_one_that_ray_s_memory_monitor_killed_gets_a_successor(coordinating, successors) -> None:
     one, _ = coordinating(OutOfMemoryError("killed"), ([], None))
     before = one.attempt.fence
-    assert one.drain(0.1, replace_dead=True) == ()
+    assert one.drain(0.1) == ()
     assert successors == [one.attempt.fence]
     assert one.attempt.fence > before
 
@@ -116,9 +174,9 @@ def test_what_a_living_one_raises_is_told_and_makes_no_successor(coordinating, s
     error = RayTaskError("drain_events", "Traceback", KeyError("bug"), "worker", 7, "ip")
     one, _ = coordinating(error, ActorUnavailableError("cut", None), ([EVENT], None))
     with pytest.raises(RayTaskError):
-        one.drain(0.1, replace_dead=True)
-    assert one.drain(0.1, replace_dead=True) == ()
-    assert one.drain(0.1, replace_dead=True) == [EVENT]
+        one.drain(0.1)
+    assert one.drain(0.1) == ()
+    assert one.drain(0.1) == [EVENT]
     assert successors == []
 
 
@@ -140,12 +198,12 @@ def test_a_successor_s_fence_whose_answer_was_lost_is_taken_and_not_lost_to_itse
     faulty = FaultyStore(store, away)
     one._log = RunLog(faulty, "run", by={}, patience_s=0.0, sleep=lambda _: None)
     with pytest.raises(OutcomeUnknownError):
-        one.drain(0.1, replace_dead=True)
+        one.drain(0.1)
     one._fence_checked -= 1000
     plan["on"] = False
     one.check_fence()
     assert one.stop is None
-    assert one.drain(0.1, replace_dead=True) == ()
+    assert one.drain(0.1) == ()
     assert one.stop is None
     state = one._log.refresh()
     assert successors == [one.attempt.fence] == [state.open_fence]

@@ -97,8 +97,10 @@ def test_a_node_with_ranks_that_drains_ends_the_attempt_and_no_other_does() -> N
     assert asked.told == "node draining (node host-a, rank 0)"
 
 
-@pytest.mark.parametrize(("left", "grace"), [(None, 20.0), (2.0, 0.0)])
-def test_a_node_that_does_not_say_when_gets_what_ray_gives(
+@pytest.mark.parametrize(
+    ("left", "grace"), [(None, 20.0), (2.0, 0.0), (0.0, 20.0), (-45.0, 20.0), (-1e6, 20.0)]
+)
+def test_a_node_that_does_not_say_when_or_said_it_by_another_clock_gets_what_ray_gives(
     left: float | None, grace: float
 ) -> None:
     scene = Scene()

@@ -224,3 +224,16 @@ def test_steps_that_get_longer_by_themselves_do_not_stretch_the_interval_for_eve
             staged = saved_at = scene.now
     assert max(gaps) < 8 * young(0.05, 5400.0)
     assert gaps[-1] < 3 * young(0.05, 5400.0)
+
+
+def test_failures_elsewhere_shorten_the_interval_of_a_training_that_runs() -> None:
+    scene = Scene(rate=rate_of(1.0, 300.0))
+    scene.saved(stall_s=0.5)
+    scene.now += 3600
+    before = scene.seconds
+    scene.controller.hear_rate(None)
+    assert scene.seconds == before
+    scene.controller.hear_rate(rate_of(100.0, 300.0))
+    assert scene.seconds == pytest.approx(before / 10, rel=0.02)
+    scene.now += 300 * 3600  # quiet since then
+    assert scene.seconds == pytest.approx(before / 10 * math.sqrt(2), rel=0.02)

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import AuthenticationError
 
+from ray_workers import ray_jobs
 from ray_workers.following import Followed, Follower
 from ray_workers.job_lines import LineWriter
 from ray_workers.messages import PawlEvent
@@ -23,7 +25,8 @@ class Client:
     def __init__(self, status: str) -> None:
         self._info = SimpleNamespace(status=SimpleNamespace(value=status), metadata={})
         self._log = io.StringIO()
-        LineWriter(self._log).event(EVENT)
+        self.lines = LineWriter(self._log)
+        self.lines.event(EVENT)
 
     async def tail_job_logs(self, _: str) -> AsyncIterator[str]:
         yield self._log.getvalue()
@@ -44,6 +47,23 @@ def test_a_log_that_has_ended_can_be_left() -> None:
         log._thread.join(30)
         assert not log._thread.is_alive()
         assert log.take(0) == []
+
+
+def test_a_refusal_for_a_while_does_not_end_the_reading_of_the_log(monkeypatch) -> None:
+    class Refusing(Client):
+        refusals = 1
+
+        def get_job_info(self, name: str) -> SimpleNamespace:
+            if self.refusals:
+                self.refusals -= 1
+                self.lines.event(EVENT)
+                raise AuthenticationError("401")
+            return super().get_job_info(name)
+
+    monkeypatch.setattr(ray_jobs, "_AGAIN_S", 0)
+    with _TailedLog(Refusing("FAILED"), "job") as log:
+        log._thread.join(30)
+        assert [line.kind for line in log.take(0)] == ["event", "event"]
 
 
 def test_of_a_driver_that_was_killed_one_reads_that_it_ended_without_a_last_word(jobs) -> None:

@@ -24,6 +24,7 @@ from ray_workers.messages import (
     StopRequest,
     VersionOutcome,
 )
+from ray_workers.policies.failure_rate import PRIOR
 from ray_workers.ray_pipeline import RayPipeline
 from ray_workers.store.errors import StoreRefusedError, StoreUnavailableError
 from ray_workers.store.manifest import Progress
@@ -148,7 +149,7 @@ def test_a_large_state_gets_the_time_to_reserve_its_memory(monkeypatch):
 def test_a_request_to_end_is_heard_from_the_agent_that_lives():
     dead = FakeActor(news=[ActorDiedError()])
     asking = StopRequest(reason="interrupted", grace_s=1000.0)
-    living = FakeActor(news=[DriverNews(stop=asking, validating=True)])
+    living = FakeActor(news=[DriverNews(stop=asking, validating=True, rate=PRIOR)])
     pipe = pipeline(dead, living)
     deadline = time.monotonic() + 60
     while (asked := pipe.stop_request()) is None and time.monotonic() < deadline:
@@ -156,7 +157,21 @@ def test_a_request_to_end_is_heard_from_the_agent_that_lives():
     pipe.close()
     assert asked is not None
     assert asked.reason == "interrupted"
-    assert pipe.validating()
+    assert pipe.news().validating
+    assert pipe.news().rate == PRIOR
+
+
+def test_a_request_that_leaves_less_time_is_heard_after_another():
+    slow, quick = (StopRequest(reason="interrupted", grace_s=s) for s in (600.0, 6.0))
+    pipe = pipeline(FakeActor(news=[DriverNews(stop=slow)] * 3 + [DriverNews(stop=quick)]))
+    heard = list[float]()
+    deadline = time.monotonic() + 60
+    while (not heard or heard[-1] > 6.0) and time.monotonic() < deadline:
+        asked = pipe.stop_request()
+        heard += [] if asked is None else [asked.grace_s]
+        time.sleep(0.0005)
+    pipe.close()
+    assert heard[-1] <= 6.0
 
 
 @pytest.mark.parametrize(

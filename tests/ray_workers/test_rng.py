@@ -101,13 +101,77 @@ def test_a_foreign_state_changes_no_generator(change):
     assert draw() == expected
 
 
-def test_more_cuda_devices_than_here():
-    state = {
-        **rng.capture(),
-        "cuda": [torch.zeros(16, dtype=torch.uint8)] * (torch.cuda.device_count() + 1),
-    }
+class Devices:
+    """CUDA devices of a process: their generators' states by number, and the one in use."""
+
+    def __init__(self, *states: int, current: int = 0) -> None:
+        self.states = [torch.tensor([state], dtype=torch.uint8) for state in states]
+        self.current = current
+
+    def placed(self, monkeypatch: pytest.MonkeyPatch) -> "Devices":
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: bool(self.states))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(self.states))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: self.current)
+        monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: self.states[device])
+        monkeypatch.setattr(torch.cuda, "set_rng_state", self._set)
+        return self
+
+    def _set(self, state: torch.Tensor, device: int) -> None:
+        self.states[device] = state
+
+    @property
+    def told(self) -> list[int]:
+        return [int(state) for state in self.states]
+
+
+@pytest.mark.parametrize(
+    ("here", "then"),
+    [
+        (Devices(0, 0, current=1), [10, 20]),
+        (Devices(0, 0, current=0), [20, 20]),
+        (Devices(0, current=0), [20]),
+        (Devices(0, 0, 0, current=2), [10, 20, 20]),
+    ],
+    ids=["same place", "another number", "fewer", "more"],
+)
+def test_the_device_in_use_goes_on_whatever_its_number(monkeypatch, here, then):
+    Devices(10, 20, current=1).placed(monkeypatch)
+    state = through_the_store(rng.capture())
+    here.placed(monkeypatch)
+    rng.restore(state)
+    assert here.told == then
+
+
+def test_without_a_cuda_device_a_state_of_one_is_refused(monkeypatch):
+    Devices(10, 20).placed(monkeypatch)
+    state = through_the_store(rng.capture())
+    Devices().placed(monkeypatch)
+    with pytest.raises(StateMismatchError, match=r"taken with 2 CUDA devices, .* sees 0"):
+        rng.restore(state)
+
+
+def test_versions_made_before_the_device_in_use_was_told_go_by_number(monkeypatch):
+    Devices(10, 20, current=1).placed(monkeypatch)
+    state = through_the_store(rng.capture())
+    del state["cuda_current"]
+    here = Devices(0, 0, 0, current=2).placed(monkeypatch)
+    rng.restore(state)
+    assert here.told == [10, 20, 0]
+    Devices(0).placed(monkeypatch)
     with pytest.raises(StateMismatchError, match="CUDA devices"):
         rng.restore(state)
+
+
+def test_streams_of_another_number_of_ranks_do_not_depend_on_the_devices_number(monkeypatch):
+    lead = rng.capture()
+    monkeypatch.setattr(rng, "_cuda_state", lambda _device, seed: torch.tensor(seed))
+    found = []
+    for current in (0, 2):
+        Devices(1, 2, 3, current=current).placed(monkeypatch)
+        found.append(rng.derive(lead, world_size=3, rank=1))
+    assert found[0]["cuda_current"] == found[1]["cuda_current"]
+    seeds = {int(seed) for seed in (*found[0]["cuda"], found[0]["cuda_current"])}
+    assert len(seeds) == 4  # no two devices of a process draw the same
 
 
 @pytest.mark.gpu

@@ -18,7 +18,7 @@ class MadeUpPlaces:
     """Places that a test creates."""
 
     def __init__(self) -> None:
-        self.count, self.created, self.closed = 0, 0, False
+        self.count, self.created, self.asked, self.closed = 0, 0, 0, False
 
     def free(self) -> int:
         return self.created
@@ -44,6 +44,8 @@ class Scene:
     def make(self, worker, count):
         assert worker == {"CPU": 2.0}
         self.places.count = count
+        self.places.asked += 1
+        self.places.closed = False
         return self.places
 
     def after(self, seconds: float, *, arrived: int = 2, created: int | None = None):
@@ -97,6 +99,47 @@ def test_room_that_cannot_be_used_is_left_alone(scene):
     assert scene.after(99, arrived=4) is None
 
 
+def test_a_place_that_is_of_no_use_alone_is_given_back_and_asked_for_again():
+    """Another run may wait for just that one, and this one for a second beside it."""
+    scene = Scene(unfit=(3,))
+    scene.after(5)
+    assert scene.after(5, created=1) is None
+    closed = []
+    for seconds in (119, 1, 9, 1):
+        scene.after(seconds)
+        closed.append(scene.places.closed)
+    assert closed == [False, True, True, False]
+    assert scene.places.asked == 2
+    scene.after(5, created=1)
+    scene.after(100, created=2)
+    assert scene.after(10) is not None
+
+
+def test_a_place_that_comes_and_goes_or_was_of_use_is_held_for_as_long_again():
+    scene = Scene(unfit=(3,))
+    scene.after(5)
+    closed = []
+    for seconds, created in ((100, 1), (100, 0), (100, 1), (9, 2), (100, 1), (119, 1), (1, 1)):
+        assert scene.after(seconds, created=created) is None
+        closed.append(scene.places.closed)
+    assert closed == [False] * 6 + [True]
+
+
+def test_what_waits_to_be_created_stays_asked_for():
+    scene = Scene()
+    scene.after(5)
+    for _ in range(100):
+        scene.after(60, created=0)
+    assert (scene.places.asked, scene.places.closed) == (1, False)
+
+
+def test_without_a_greater_number_that_fits_no_place_is_asked_for():
+    scene = Scene(unfit=(3, 4))
+    scene.after(5)
+    scene.after(5)
+    assert scene.places.asked == 0
+
+
 def test_a_fixed_number_of_workers_never_changes():
     watch = GrowthWatch(None)
     assert watch.asked(arrived=2) is None
@@ -113,16 +156,20 @@ def test_at_the_end_the_places_are_given_back():
 class Waiting:
     """The wait for room before a group starts, on a clock of its own; places are created when a test says."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, created: dict[int, int]) -> None:
-        self.now, self.created = 0.0, created
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, created: dict[int, int], least: int = 2
+    ) -> None:
+        self.now, self.created, self.least = 0.0, created, least
         self.asked, self.closed = 0, False
+        self.askings, self.closings = list[float](), 0
         self.told: list[PawlEvent] = []
         monkeypatch.setattr(room, "Places", self._make)
         monkeypatch.setattr(room, "time", self)
 
     def _make(self, worker: Any, count: int) -> Waiting:
         assert worker == {"CPU": 1}
-        self.asked = count
+        self.asked, self.closed = count, False
+        self.askings.append(self.now)
         return self
 
     def monotonic(self) -> float:
@@ -136,9 +183,10 @@ class Waiting:
 
     def close(self) -> None:
         self.closed = True
+        self.closings += 1
 
     def __call__(self, left_s: float | None = None) -> int:
-        limits = WorkerRange(least=2, most=4)
+        limits = WorkerRange(least=self.least, most=4)
         return room.wait_for_room({"CPU": 1}, limits, left_s=left_s, on_event=self.told.append)
 
 
@@ -163,6 +211,83 @@ def test_too_little_room_is_told_now_and_then_until_the_time_limit(monkeypatch):
     assert met.value.details["cause"] == TIME_LIMIT
     assert [e.kind for e in waiting.told] == ["waiting", "waiting"]
     assert waiting.closed
+
+
+class Pool:
+    """A cluster with room for so many workers: whoever asked first gets what is there, or what another gives back."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, room_for: int, chances: list[float]
+    ) -> None:
+        self.room_for, self.askers, self.now = room_for, list[PoolPlaces](), 0.0
+        monkeypatch.setattr(room, "Places", lambda _, count: PoolPlaces(self, count))
+        monkeypatch.setattr(room, "random", SimpleNamespace(random=lambda: chances.pop(0)))
+        monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def deal(self) -> None:
+        """In turns, so that each asker has a part."""
+        while any(asker.wants for asker in self.askers):
+            for asker in self.askers:
+                if sum(one.held for one in self.askers) == self.room_for:
+                    return
+                asker.held += asker.wants
+
+
+class PoolPlaces:
+    def __init__(self, pool: Pool, count: int) -> None:
+        self.pool, self.count, self.held = pool, count, 0
+        pool.askers.append(self)
+
+    @property
+    def wants(self) -> bool:
+        return self.held < self.count
+
+    def free(self) -> int:
+        self.pool.deal()
+        return self.held
+
+    def close(self) -> None:
+        self.pool.askers.remove(self)
+
+
+@pytest.mark.parametrize("chances", [[0.1, 0.7] * 2, [0.0, 0.0, 0.2, 0.9] * 2])
+def test_two_runs_that_hold_a_part_of_what_each_needs_begin_one_after_the_other(
+    monkeypatch, chances
+):
+    pool = Pool(monkeypatch, 2, [*chances, *[0.5] * 50])
+    limits = WorkerRange(least=2, most=2)
+    waiting = {name: room._Asking({"CPU": 1}, limits) for name in ("one", "two")}
+    began: dict[str, float] = {}
+    while waiting and pool.now < 600:
+        pool.now += 1
+        for name, asking in list(waiting.items()):
+            if asking.look(pool.now) is not None:
+                began[name] = pool.now
+                asking.close()  # as if it trained for no time
+                del waiting[name]
+    assert len(began) == 2
+    assert min(began.values()) >= 30
+
+
+def test_places_that_come_one_after_the_other_are_not_given_back_in_between(monkeypatch):
+    monkeypatch.setattr(room, "random", SimpleNamespace(random=lambda: 0.0))
+    waiting = Waiting(monkeypatch, {1: 1, 30: 2, 59: 3, 88: 4}, least=4)
+    assert waiting() == 4
+    assert waiting.closings == 1
+
+
+def test_what_is_given_back_is_asked_for_again_after_a_pause(monkeypatch):
+    monkeypatch.setattr(room, "random", SimpleNamespace(random=lambda: 0.0))
+    waiting = Waiting(monkeypatch, {1: 1, 38: 2})
+    assert waiting() == 2
+    assert waiting.askings == [0, 36]
+    assert waiting.closings == 2
+
+
+def test_while_no_place_is_there_all_stay_asked_for(monkeypatch):
+    waiting = Waiting(monkeypatch, {900: 4})
+    assert waiting() == 4
+    assert waiting.askings == [0]
 
 
 def test_a_place_counts_when_ray_has_made_it_on_a_node_that_stays(monkeypatch):

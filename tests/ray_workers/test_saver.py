@@ -1,5 +1,6 @@
 """A saver over a pipeline that answers when it is told to."""
 
+import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from ray_workers import saver as saver_module
-from ray_workers.messages import VersionOutcome
+from ray_workers.messages import DriverNews, VersionOutcome
 from ray_workers.pipeline import _FuturePending
 from ray_workers.rank_content import RankContent
 from ray_workers.saver import Saver
@@ -44,8 +45,8 @@ class HeldPipeline:
     def stop_request(self):
         return None
 
-    def validating(self):
-        return False
+    def news(self):
+        return DriverNews()
 
     def close(self):
         self.folder.release()
@@ -121,3 +122,17 @@ def test_whatever_goes_wrong_when_a_save_is_handed_over_drops_that_save_alone(
     assert list(pipeline.open) == [2, 3], "its buffer was not free"
     pipeline.release(2)
     pipeline.release(3)
+
+
+def test_a_copy_that_could_not_be_begun_is_not_waited_for(saver, monkeypatch):
+    def broken(*_args, **_options):
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(saver_module, "StateCopy", broken)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        stage(saver, 1, SMALL)
+    monkeypatch.setattr(saver_module, "_BUFFER_PATIENCE_S", 35.0)
+    begun = time.monotonic()
+    saver.hand_over_all()
+    assert time.monotonic() - begun < 30
+    assert not saver.in_flight

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,92 @@ def test_state_that_does_not_fit_is_refused_with_the_differences(tmp_path: Path)
 def test_outside_a_pawl_run_opening_a_session_says_how_to_start() -> None:
     with pytest.raises(InvalidInputError, match="pawl train"):
         CheckpointSession.open()
+
+
+def two_phases(_: dict[str, Any]) -> None:
+    """Pretrains in one session, and finetunes in a second one."""
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _phase in range(2):
+        with CheckpointSession.open(model=model, optimizer=optimizer, loader=[1, 2]) as session:
+            for _batch in session.batches(epochs=1):
+                session.advance(loss=0.5)
+
+
+def test_a_second_session_of_one_loop_is_refused_and_not_lost_without_a_word(
+    tmp_path: Path,
+) -> None:
+    run = one_process(tmp_path)
+    with pytest.raises(InvalidInputError, match=r"already.*one session for all phases.*--run"):
+        run.attempt(two_phases)
+    assert run.newest_manifest().progress.step == 2
+    with pytest.raises(InvalidInputError, match="already"):
+        run.attempt(two_phases)  # the next attempt opens its own first one
+
+
+def test_an_open_that_was_refused_may_be_tried_again(tmp_path: Path) -> None:
+    def loop(_: dict[str, Any]) -> None:
+        model = nn.Linear(2, 1)
+        with pytest.raises(InvalidInputError, match="no state_dict"):
+            CheckpointSession.open(model=model, extra={"ema": object()})
+        with CheckpointSession.open(model=model, loader=[1]) as session:
+            for _batch in session.batches(epochs=1):
+                session.advance(loss=0.5)
+
+    run = one_process(tmp_path)
+    run.attempt(loop)
+    assert run.newest_manifest().progress.step == 1
+
+
+class Recent:
+    """Keeps its values in a type that cannot be stored."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"recent": deque([1])}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None: ...
+
+
+def a_model(buffer: torch.Tensor | None = None) -> nn.Module:
+    model = nn.Linear(2, 1)
+    model.register_buffer("buffer", buffer)
+    return model
+
+
+UNSTORABLE: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "optimizer of another model": (
+        lambda: {"model": a_model(), "optimizer": torch.optim.SGD(a_model().parameters(), lr=0.1)},
+        "a parameter that is not in the model",
+    ),
+    "extra": (
+        lambda: {"model": a_model(), "extra": {"recent": Recent()}},
+        r"shared/extra/recent/recent is of type collections\.deque",
+    ),
+    "sparse": (
+        lambda: {"model": a_model(torch.eye(2).to_sparse())},
+        "sparse_coo tensor at shared/model/buffer cannot be stored",
+    ),
+    "complex32": (
+        lambda: {"model": a_model(torch.zeros(2, dtype=torch.complex32))},
+        r"shared/model/buffer has the type torch\.complex32",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support:UserWarning")
+@pytest.mark.parametrize("case", UNSTORABLE)
+def test_what_cannot_be_stored_is_refused_before_the_first_step(tmp_path: Path, case: str) -> None:
+    parts, reason = UNSTORABLE[case]
+    opened = False
+
+    def loop(_: dict[str, Any]) -> None:
+        nonlocal opened
+        with CheckpointSession.open(**parts(), loader=[1]):
+            opened = True
+
+    with pytest.raises(InvalidInputError, match=reason):
+        one_process(tmp_path).attempt(loop)
+    assert not opened
 
 
 @pytest.mark.parametrize("every_steps", [1, 5, 15])

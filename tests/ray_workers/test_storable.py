@@ -69,3 +69,58 @@ def test_sums_that_are_not_whole_are_refused_and_other_layouts_are_not(mesh):
     with pytest.raises(InvalidInputError, match=r"weight is distributed .* Reduce it first"):
         TrainingParts(model=distributed(mesh, Replicate(), Partial()))
     TrainingParts(model=distributed(mesh, Replicate(), Shard(1)))
+
+
+def test_a_lazy_module_is_refused_until_it_has_seen_a_batch():
+    model = torch.nn.Sequential(torch.nn.LazyLinear(2))
+    with pytest.raises(InvalidInputError, match=r"The model's 0\.weight is lazy .* pass one batch"):
+        TrainingParts(model=model)
+    model(torch.ones(1, 3))
+    TrainingParts(model=model)
+
+
+def with_teacher():
+    """A student, and a frozen teacher that the state leaves out."""
+    model: torch.nn.Module = torch.nn.ModuleDict(
+        {"student": torch.nn.Linear(2, 2), "teacher": torch.nn.BatchNorm1d(2)}
+    )
+    model.register_state_dict_post_hook(without_teacher)
+    return model
+
+
+def without_teacher(_module, state, _prefix, _metadata):
+    for name in [name for name in state if name.startswith("teacher.")]:
+        del state[name]
+
+
+def test_a_state_that_leaves_out_what_loading_asks_for_is_refused():
+    with pytest.raises(
+        InvalidInputError,
+        match=r"leaves out teacher\.bias, .*teacher\.weight, and .* `missing_keys`",
+    ):
+        TrainingParts(model=with_teacher())
+
+
+def test_a_model_that_loads_without_what_its_state_leaves_out_is_not_refused():
+    model = with_teacher()
+    before = [tensor.clone() for tensor in (*model.parameters(), *model.buffers())]
+    model.register_load_state_dict_post_hook(lambda _, keys: keys.missing_keys.clear())
+    TrainingParts(model=model)
+    after = [*model.parameters(), *model.buffers()]
+    assert all(map(torch.equal, before, after))
+
+
+class Renamed(torch.nn.Linear):
+    """Calls its weight by another name in its state."""
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}kernel"] = destination.pop(f"{prefix}weight")
+
+    def _load_from_state_dict(self, state, prefix, *args):
+        state[f"{prefix}weight"] = state.pop(f"{prefix}kernel")
+        super()._load_from_state_dict(state, prefix, *args)
+
+
+def test_a_model_that_renames_its_state_both_ways_is_not_refused():
+    TrainingParts(model=torch.nn.Sequential(Renamed(2, 2)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from ray_workers import trainer
 from ray_workers.fitting import Fitting
 from ray_workers.messages import DRAINING, RESIZE, TIME_LIMIT, PawlEvent, StopRequest
 from ray_workers.node_agent import AgentConfig
+from ray_workers.policies.failure_rate import PRIOR
 from ray_workers.policies.soundness import SoundnessPolicy
 from ray_workers.resizing import group_end
 from ray_workers.staging_files import StagingFolder
@@ -87,6 +89,35 @@ def test_a_duty_that_fails_keeps_no_other_from_its_turn(scene, failing):
     assert "goes on: OutOfMemoryError: Ray killed the validator" in event.message
 
 
+@pytest.mark.parametrize("number", range(len(DUTIES) - 1))
+def test_what_is_left_during_a_duty_begins_none_of_the_others(scene, monkeypatch, number):
+    """The store may be waited for until Ray was left; the next duty's call would start a new Ray."""
+    supervisor, done, *_ = scene
+    name, owner = DUTIES[number]
+    at = supervisor if owner is None else getattr(supervisor, owner)
+    monkeypatch.setattr(at, name, lambda *_: supervisor._done.set())
+    supervisor._look_around()
+    assert done == [before for before, _ in DUTIES[:number]]
+
+
+def test_after_the_block_was_left_what_is_still_owed_is_done(scene, monkeypatch):
+    supervisor, done, *_ = scene
+    finished: list[str] = []
+    for owner, name in (
+        ("_log_lines", "finish"), ("_coordinating", "kill"), ("_agents", "let_go"),
+    ):  # fmt: skip
+        at = getattr(supervisor, owner)
+        monkeypatch.setattr(at, name, lambda *_, name=name, **__: finished.append(name))
+    late = supervisor._coordinating, supervisor._hang_watch
+    assert not any(one._over() for one in late)
+    supervisor.__exit__(None, None, None)
+    assert done == ["_drain"]
+    assert finished == ["finish", "kill", "let_go"]
+    assert all(one._over() for one in late), (
+        "what waits for a store or an agent goes on in a new Ray"
+    )
+
+
 def test_a_problem_that_stays_is_told_once_a_minute_and_not_twice_a_second(scene, monkeypatch):
     supervisor, _, errors, told = scene
     now = [100.0]
@@ -102,8 +133,8 @@ def test_a_problem_that_stays_is_told_once_a_minute_and_not_twice_a_second(scene
     assert len(told) == 4
 
 
-def asks(cause):
-    return StopRequest(reason="interrupted", cause=cause, grace_s=60.0, place="3 to 4 workers")
+def asks(cause, grace_s=60.0):
+    return StopRequest(reason="interrupted", cause=cause, grace_s=grace_s, place="3 to 4 workers")
 
 
 def ray_says(*causes):
@@ -161,6 +192,59 @@ def test_who_must_end_ends_for_that_whatever_befalls_the_workers(scene, monkeypa
     assert error.details["cause"] == cause
 
 
+@pytest.mark.parametrize(
+    ("standing", "new", "taken"),
+    [
+        (asks(DRAINING, 600.0), asks("SIGTERM", 18.0), True),
+        (asks(TIME_LIMIT, 600.0), asks("Ctrl-C", 6.0), True),
+        (asks(DRAINING, 5.0), asks("SIGTERM", 18.0), False),
+        (asks(RESIZE, 5.0), asks("SIGTERM", 18.0), True),
+        (asks(DRAINING, 7200.0), asks(RESIZE, 3600.0), False),
+    ],
+)
+def test_the_request_that_leaves_less_time_stands(scene, monkeypatch, standing, new, taken):
+    """Whoever cancels kills after 30 seconds, whatever a node's deadline is; a version that would come later is lost."""
+    supervisor, *_ = scene
+    supervisor.interrupt(standing)
+    told_at_once: list[Any] = []
+    monkeypatch.setattr(supervisor._agents, "attach", told_at_once.append)
+    supervisor.interrupt(new)
+    stands = new if taken else standing
+    assert supervisor.interruption.cause == stands.cause
+    assert supervisor.interruption.grace_s <= stands.grace_s
+    assert [said.stop.cause for said in told_at_once] == ([new.cause] if taken else [])
+
+
+def test_what_is_left_of_the_standing_request_is_compared(scene, monkeypatch):
+    supervisor, *_ = scene
+    now = [100.0]
+    monkeypatch.setattr("ray_workers.supervisor.time.monotonic", lambda: now[0])
+    supervisor.interrupt(asks(DRAINING, 60.0))
+    now[0] += 50.0
+    supervisor.interrupt(asks("SIGTERM", 18.0))
+    assert supervisor.interruption == asks(DRAINING, 10.0)
+    supervisor.interrupt(asks("Ctrl-C", 6.0))
+    assert supervisor.interruption == asks("Ctrl-C", 6.0)
+    assert supervisor.seconds_since_interruption == 0.0
+
+
+def test_a_request_that_takes_over_is_told_too(scene, monkeypatch):
+    supervisor, _, _, told = scene
+    requests = [asks(DRAINING, 600.0), asks("SIGTERM", 18.0)]
+
+    def next_one() -> None:
+        if requests:
+            supervisor.interrupt(requests.pop(0))
+        else:
+            supervisor._done.set()
+
+    monkeypatch.setattr(supervisor, "_look_around", next_one)
+    supervisor._run()
+    assert [(e.details["cause"], round(e.details["grace_s"])) for e in told] == [
+        (DRAINING, 600), ("SIGTERM", 18),
+    ]  # fmt: skip
+
+
 def test_the_thread_outlives_whatever_people_s_code_raises(scene, monkeypatch):
     supervisor, done, errors, _ = scene
     errors.update(drive=OutOfMemoryError("killed"), _drain=ValueError("odd"))
@@ -183,6 +267,23 @@ def test_the_thread_outlives_whatever_people_s_code_raises(scene, monkeypatch):
     assert done.count("drive") >= 3
 
 
+@pytest.mark.parametrize("replaced", [True, False])
+def test_what_a_dead_checkpoint_actor_told_nobody_of_is_judged_too(scene, monkeypatch, replaced):
+    """It commits and dies: the version is there, and the word of it went with the process."""
+    supervisor, *_ = scene
+    supervisor._validation._fulfilled = supervisor._validation._wishes
+    coordinating = supervisor._coordinating
+
+    def drain(_: float) -> tuple[PawlEvent, ...]:
+        if replaced:
+            coordinating.attempt = replace(coordinating.attempt, fence=supervisor.fence + 1)
+        return ()
+
+    monkeypatch.setattr(coordinating, "drain", drain)
+    Supervisor._drain(supervisor, 1.0)
+    assert supervisor._validation.over is not replaced
+
+
 def test_that_versions_wait_for_a_verdict_is_told_to_every_node(scene, monkeypatch):
     """Steps beside a validation are no measure of undisturbed ones (`interval_controller`)."""
     supervisor, *_ = scene
@@ -193,3 +294,12 @@ def test_that_versions_wait_for_a_verdict_is_told_to_every_node(scene, monkeypat
     supervisor._validation._fulfilled = supervisor._validation._wishes
     supervisor._attach()
     assert [said.validating for said in told] == [True, False]
+
+
+def test_how_often_training_fails_by_now_is_told_to_every_node(scene, monkeypatch):
+    supervisor, *_ = scene
+    told: list[Any] = []
+    monkeypatch.setattr(supervisor._agents, "attach", told.append)
+    object.__setattr__(supervisor._task, "rate", lambda: PRIOR)
+    supervisor._attach()
+    assert told[0].rate == PRIOR

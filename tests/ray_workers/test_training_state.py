@@ -276,6 +276,108 @@ def test_state_that_a_fresh_object_does_not_have_yet_comes_back():
     assert fresh.seen[7] == b"x" * 5000
 
 
+def body_and_head():
+    """Two layers, of which the optimizer holds the second one alone."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    model[0].requires_grad_(requires_grad=False)
+    return TrainingParts(model=model, optimizer=torch.optim.Adam(model[1].parameters(), lr=0.1))
+
+
+def unfreeze(parts):
+    parts.model[0].requires_grad_(requires_grad=True)
+    parts.optimizer.add_param_group({"params": list(parts.model[0].parameters()), "lr": 0.01})
+
+
+def train(parts, steps):
+    for _ in range(steps):
+        parts.model(torch.ones(3, 2)).square().sum().backward()
+        parts.optimizer.step()
+        parts.optimizer.zero_grad()
+
+
+def test_groups_that_were_added_while_training_come_back():
+    parts, fresh = body_and_head(), body_and_head()
+    train(parts, 2)
+    unfreeze(parts)
+    train(parts, 3)
+    version = save(parts)
+    restore(fresh, version.manifest, version.read)
+    assert digest_tree(capture(fresh)) == digest_tree(capture(parts))
+    fresh.model[0].requires_grad_(requires_grad=True)
+    train(parts, 3)
+    train(fresh, 3)
+    assert digest_tree(capture(fresh)) == digest_tree(capture(parts))
+
+
+def test_a_version_without_the_added_groups_can_be_restored_after_one_that_has_them():
+    parts, fresh = body_and_head(), body_and_head()
+    train(parts, 2)
+    before, expected = save(parts), digest_tree(capture(parts))
+    unfreeze(parts)
+    train(parts, 1)
+    after = save(parts)
+    restore(fresh, after.manifest, after.read)
+    restore(
+        fresh, before.manifest, before.read
+    )  # as all ranks do when one could not read the newer one
+    assert digest_tree(capture(fresh)) == expected
+
+
+def test_parameters_of_added_groups_that_are_still_frozen_are_told(caplog):
+    parts, fresh = body_and_head(), body_and_head()
+    unfreeze(parts)
+    version = save(parts)
+    restore(fresh, version.manifest, version.read)
+    assert "0.weight and 1 more of the group" in caplog.text
+    caplog.clear()
+    again = body_and_head()
+    again.model.requires_grad_(requires_grad=True)
+    restore(again, version.manifest, version.read)
+    assert not caplog.text
+
+
+def test_groups_that_cannot_be_added_are_refused_and_nothing_is_changed():
+    parts = body_and_head()
+    unfreeze(parts)
+    version = save(parts)
+    model = body_and_head().model
+    others = {
+        "another first group": torch.optim.Adam([model[1].weight]),
+        "all in one group": torch.optim.Adam(model.parameters()),
+    }
+    for optimizer in others.values():
+        other = TrainingParts(model=model, optimizer=optimizer)
+        before = digest_tree(capture(other))
+        with pytest.raises(StateMismatchError, match="2 parameter groups are stored, 1 are here"):
+            restore(other, version.manifest, version.read)
+        assert digest_tree(capture(other)) == before
+
+
+class Remembering(torch.nn.Linear):
+    """Keeps what it saw as extra state, which grows."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.seen: dict[str, Any] = {"all": torch.zeros(0), "last": torch.zeros(2)}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.seen
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.seen = state
+
+
+def test_extra_state_of_another_size_than_a_fresh_models_comes_back():
+    model, fresh = (torch.nn.Sequential(Remembering()) for _ in range(2))
+    grown: Any = model[0]
+    grown.seen = {"all": torch.arange(3.0), "last": torch.ones(2), "more": torch.ones(1)}
+    version = save(TrainingParts(model=model))
+    restore(TrainingParts(model=fresh), version.manifest, version.read)
+    again: Any = fresh[0]
+    assert digest_tree(again.seen) == digest_tree(grown.seen)
+    assert torch.equal(again.weight, grown.weight)
+
+
 class WideState(torch.optim.Optimizer):
     """Keeps float32 state for bfloat16 parameters, nested, with a counter of its own type."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ray_workers import measuring
+from ray_workers import measuring, validator_actor
 from ray_workers.measuring import measure_shards
 from ray_workers.state_tree import split
 from ray_workers.store.bodies import Condemn, Retire
@@ -333,6 +333,34 @@ def test_no_verdict_falls_on_a_version_that_was_given_up_meanwhile(run):
     with pytest.raises(VersionGoneError, match="condemned"):
         record_verdicts(run.log, version, results_of(run), checker="me")
     assert run.version(1).quarantine is None
+
+
+def test_a_version_that_is_given_up_meanwhile_keeps_no_other_from_its_verdict(
+    tmp_path, monkeypatch
+):
+    """That nothing waits is what the driver takes from None: then it asks again at the next commit only."""
+    made = MadeUpRun(store=folder_store(tmp_path), name="run")
+    made.start()
+    for step in (10, 20, 30, 40, 50):
+        made.commit(step)
+    made.judge(3, 4, 5)
+    looked_at: list[int] = []
+
+    def given_up(store, version, **facts):
+        looked_at.append(version.number)
+        if version.number == 2:
+            made.append(Retire(versions=(version.name,)))
+            made.append(Condemn(versions=(version.name,)))
+        return validate(store, version, **facts)
+
+    monkeypatch.setattr(validator_actor, "validate", given_up)
+    validator = Validator(StorageTarget(str(tmp_path)), "run", SoundnessPolicy())
+    judged = validator.validate_next()
+    assert judged is not None
+    assert (judged.number, judged.rung) == (1, "sound")
+    assert looked_at == [2, 1]
+    assert made.version(2).rung == "committed"
+    assert validator.validate_next() is None
 
 
 # --- with a real training --------------------------------------------------------------------------------------------

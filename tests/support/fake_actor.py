@@ -27,6 +27,10 @@ class FakeActor:
             raise AttributeError(name)
         return _Method(self, name)
 
+    def answers(self, name: str, *answers: Any) -> None:
+        """From now on."""
+        self._answers[name] = list(answers)
+
     def asked(self, name: str) -> list[tuple[Any, ...]]:
         """Arguments of every call of this method."""
         return [arguments for called, arguments in self.calls if called == name]

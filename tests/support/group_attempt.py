@@ -18,6 +18,7 @@ from ray_workers.checkpoint_manager import CheckpointManager
 from ray_workers.context import TrainingContext, set_context
 from ray_workers.messages import (
     RESIZE,
+    DriverNews,
     ResumePoint,
     SaveId,
     ShardReport,
@@ -197,8 +198,8 @@ class _GroupPipeline:
             return StopRequest(reason="interrupted", cause=RESIZE, grace_s=60)
         return None if reason is None else StopRequest(reason=reason)
 
-    def validating(self) -> bool:
-        return False
+    def news(self) -> DriverNews:
+        return DriverNews(stop=self.stop_request())
 
     def close(self) -> None:
         self._staging.release()

@@ -110,6 +110,11 @@ class RayHead:
             env=dict(self.env), check=True, capture_output=True, timeout=120, stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
+    def terminate(self) -> None:
+        """SIGTERM to `ray start --block`, as an eviction of its pod: Ray drains the node for half a minute and ends."""
+        if self.process is not None:
+            self.process.terminate()
+
     def kill(self) -> None:
         """`kill -9` of the head and of every process on its node, as when the machine goes."""
         if self.process is None:

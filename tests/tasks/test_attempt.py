@@ -1,4 +1,4 @@
-"""Who a training attempt says that it is."""
+"""Who a training attempt says that it is, and whom it tells Prefect to be gone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from ray_workers.config import Retention, Saving, Scaling, Validation
 from ray_workers.resume import ResumeSpec
-from ray_workers.store.attempts import this_process
+from ray_workers.store.attempts import create_run, start_attempt, this_process
+from ray_workers.store.memory import MemoryStore
 from ray_workers.store.opening import StorageTarget
 from tasks import attempt
 from tasks.attempt import TrainRequest
@@ -78,3 +79,30 @@ def test_a_heart_that_is_too_slow_for_the_automations_is_told_at_the_start(
     )  # fmt: skip
     assert ("PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30" in caplog.text) == (beat is not None)
     assert (beat or "") in caplog.text
+
+
+# --- those whose process is gone -------------------------------------------------------------------------------------
+
+GONE = {**this_process(), "pid": 2**22 + 1}
+
+
+@pytest.mark.parametrize(
+    ("tries", "marked"),
+    [
+        ([GONE], ["x"]),
+        ([GONE, this_process()], []),  # killed, and at work again
+        ([GONE, GONE], ["x"]),
+        ([this_process()], []),
+        ([{**GONE, "host": "another-host"}], []),
+    ],
+)
+def test_only_a_flow_run_whose_newest_try_is_gone_is_told_as_crashed(monkeypatch, tries, marked):
+    told: list[str] = []
+    monkeypatch.setattr(attempt, "mark_crashed", lambda flow_run_id, _: told.append(flow_run_id))
+    store = MemoryStore()
+    for run_count, by in enumerate(tries, 1):
+        start_attempt(create_run(store, "run", by=by), flow_run_id="x", run_count=run_count)
+    log = create_run(store, "run", by=this_process())
+    fence = start_attempt(log, flow_run_id="y", run_count=1)
+    attempt._bury_dead(log.state, fence)
+    assert told == marked

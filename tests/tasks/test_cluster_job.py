@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import socket
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
 from ray_workers.config import Scaling
 from ray_workers.messages import PawlEvent
-from ray_workers.store.errors import ClusterUnavailableError
+from ray_workers.store.errors import ClusterUnavailableError, InvalidInputError, PawlError
 from ray_workers.store.memory import MemoryStore
 from tasks import cluster_job
-from tasks.cluster_job import _unheard, wait_for_cluster
+from tasks.cluster_job import _unheard, job_goes_on, wait_for_cluster
 from tasks.run_identity import LOG_LINES, LogLine
 from tests.support.factories import MadeUpRun
 
@@ -108,6 +109,29 @@ def test_the_head_of_a_joined_cluster_is_there_when_somebody_listens(store, cloc
     with pytest.raises(ClusterUnavailableError, match="No Ray cluster answers at"):
         wait_for_cluster(joined, store, "run")
     assert clock.now == 600
+
+
+# --- whether the job goes on -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "goes_on"),
+    [("PENDING", True), ("RUNNING", True), ("SUCCEEDED", False), ("STOPPED", False), (None, False)],
+)
+def test_a_job_goes_on_while_its_cluster_says_so(monkeypatch, status, goes_on) -> None:
+    monkeypatch.setattr(cluster_job, "RayJobs", lambda _: SimpleNamespace(status=lambda _: status))
+    assert job_goes_on("http://head:8265", "0" * 32, 2) == goes_on
+
+
+@pytest.mark.parametrize(
+    "error", [ClusterUnavailableError("away"), InvalidInputError("asks for a token")]
+)
+def test_a_job_of_which_nobody_can_tell_may_go_on(monkeypatch, error: PawlError) -> None:
+    def refuse(_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(cluster_job, "RayJobs", refuse)
+    assert job_goes_on("http://head:8265", "0" * 32, 2)
 
 
 # --- what an earlier try has told ------------------------------------------------------------------------------------

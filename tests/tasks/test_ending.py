@@ -1,4 +1,4 @@
-"""What an attempt's end makes of bytes that a worker called damaged."""
+"""What an attempt's end makes of its flow run's state, and of bytes that a worker called damaged."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from prefect.exceptions import TerminationSignal
+from prefect.exceptions import Abort, TerminationSignal
 
+from ray_workers.config import Scaling
+from ray_workers.store.attempts import end_attempt, start_attempt
 from ray_workers.store.errors import (
     DamageError,
     DigestMismatchError,
+    InvalidInputError,
     StoreUnavailableError,
     TrainingFailedError,
 )
-from tasks import ending
+from tasks import ending, run_identity
+from tasks.run_identity import RunIdentity
 from tests.support.factories import MadeUpRun, flip_byte, folder_store
 
 
@@ -91,3 +95,74 @@ def test_what_ended_it_is_named(monkeypatch, error, reason):
     monkeypatch.setattr(ending, "is_being_cancelled", lambda _: False)
     attempt: Any = SimpleNamespace(request=SimpleNamespace(identity=None))
     assert ending._outcome(attempt, error) == ("interrupted", reason)
+
+
+# --- a later try of the same flow run --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def first_try(tmp_path, monkeypatch):
+    """The first try of flow run `flow-1`, whose process is told to go, without views."""
+    monkeypatch.setattr(ending, "get_run_logger", lambda: logging.getLogger("test"))
+    monkeypatch.setattr(ending, "is_being_cancelled", lambda _: False)
+    monkeypatch.setattr(ending, "announce", lambda *_: None)
+    monkeypatch.setattr(ending, "LineagePublisher", lambda _: SimpleNamespace(publish=lambda: None))
+    made = MadeUpRun(store=folder_store(tmp_path), name="run")
+    made.start()
+    target = SimpleNamespace(open=lambda: SimpleNamespace(store=made.store))
+    identity = RunIdentity(flow_run_id="flow-1", name="owl", run_count=1)
+    request = SimpleNamespace(target=target, run=made.name, identity=identity, scaling=Scaling())
+    return SimpleNamespace(
+        request=request, made=made, finished=None, overtaken=None, fence=made.fence, run_id="0" * 32, by={},
+    )  # fmt: skip
+
+
+def end_by(attempt: Any, error: BaseException) -> None:
+    with ending.ended_properly(attempt):
+        raise error
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["the later try trains", "it is over"])
+@pytest.mark.parametrize("error", [TerminationSignal(15), TrainingFailedError("its workers fell")])
+def test_a_later_try_of_the_flow_run_keeps_its_state(first_try, caplog, error, over):
+    log = first_try.made.log
+    fence = start_attempt(log, flow_run_id="flow-1", run_count=2)
+    if over:
+        end_attempt(log, fence, "completed")
+    with pytest.raises(Abort, match="belongs to try 2"):
+        end_by(first_try, error)
+    assert "leaves the flow run's state to it" in caplog.text
+    assert log.refresh().attempts[fence].outcome == ("completed" if over else None)
+
+
+def test_another_flow_runs_attempt_leaves_the_own_state_to_this_process(first_try):
+    start_attempt(first_try.made.log, flow_run_id="another", run_count=7)
+    with pytest.raises(TerminationSignal):
+        end_by(first_try, TerminationSignal(15))
+
+
+def test_the_newest_try_tells_prefect_its_end_itself(first_try):
+    with pytest.raises(TerminationSignal):
+        end_by(first_try, TerminationSignal(15))
+    ended = first_try.made.log.refresh().attempts[first_try.fence]
+    assert (ended.outcome, ended.reason) == ("interrupted", "SIGTERM (TerminationSignal)")
+
+
+def test_where_the_log_cannot_be_read_this_process_tells_its_end(first_try):
+    def away() -> Any:
+        raise StoreUnavailableError("the store is away")
+
+    start_attempt(first_try.made.log, flow_run_id="flow-1", run_count=2)
+    first_try.request.target.open = away
+    with pytest.raises(TerminationSignal):
+        end_by(first_try, TerminationSignal(15))
+
+
+def test_what_ended_it_is_told_also_if_its_retries_cannot_be_forbidden(first_try, monkeypatch):
+    def away(**_: object) -> None:
+        raise RuntimeError("no connection")
+
+    monkeypatch.setattr(run_identity, "get_client", away)
+    monkeypatch.setattr(run_identity, "get_run_logger", lambda: logging.getLogger("test"))
+    with pytest.raises(InvalidInputError, match="no such loop"):
+        end_by(first_try, InvalidInputError("no such loop"))

@@ -1,9 +1,15 @@
-"""What a run's own policy says about retries, and what its flow says; who trains already; what was told before a try."""
+"""What a run's own policy says about retries, and what its flow says; who trains already; what was told before a try.
+
+Prefect's server may be away when it is asked.
+"""
 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +20,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
 from prefect.client.schemas.sorting import LogSort
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.states import Completed, Crashed, Pending, Running
+from prefect.states import Cancelling, Completed, Crashed, Pending, Running
 
 from ray_workers.store.attempts import this_process
 from ray_workers.store.run_state import AttemptState
@@ -22,8 +28,12 @@ from tasks import run_identity
 from tasks.run_identity import (
     LOG_LINES,
     RunIdentity,
+    forbid_retries,
+    is_being_cancelled,
+    mark_crashed,
     newest_log_lines,
     policy_to_put_back,
+    running_for_s,
     slow_heart,
     who_trains,
 )
@@ -106,6 +116,98 @@ def test_of_another_prefect_what_is_gone_elsewhere_or_this_process_itself_does_n
         this_process(),
     ):
         assert who_trains(attempt(**by)) is None
+
+
+# --- who asked for the end -------------------------------------------------------------------------------------------
+
+MINE = RunIdentity(flow_run_id=str(uuid4()), name="n", run_count=1)
+
+
+class Server:
+    """Prefect's client for a server that answers each request with `answer()`."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def read_flow_run(self, _: object) -> Any:
+        return self.answer()
+
+
+@pytest.mark.parametrize(("state", "cancelled"), [(Cancelling(), True), (Running(), False)])
+def test_who_asked_for_the_end_is_asked_of_prefect(monkeypatch, state, cancelled):
+    server = Server(lambda: FlowRun(flow_id=uuid4(), state=state))
+    monkeypatch.setattr(run_identity, "get_client", lambda **_: server)
+    assert is_being_cancelled(MINE) == cancelled
+
+
+def test_prefect_is_asked_with_the_settings_of_the_flow(monkeypatch):
+    found = []
+    server = Server(lambda: found.append(PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()))
+    monkeypatch.setattr(run_identity, "get_client", lambda **_: server)
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 41}):
+        is_being_cancelled(MINE)
+    assert found == [41]
+
+
+def test_a_server_that_is_away_takes_little_of_the_time_that_a_process_has_left(monkeypatch):
+    silent = threading.Event()
+    server = Server(lambda: silent.wait(60) and FlowRun(flow_id=uuid4(), state=Cancelling()))
+    monkeypatch.setattr(run_identity, "get_client", lambda **_: server)
+    monkeypatch.setattr(run_identity, "_ANSWER_S", 0.2)
+    began = time.monotonic()
+    assert not is_being_cancelled(MINE)
+    assert time.monotonic() - began < 30
+    silent.set()
+
+
+def test_a_server_that_refuses_says_nothing_of_who_asked(monkeypatch):
+    def refuse() -> None:
+        raise RuntimeError("500")
+
+    monkeypatch.setattr(run_identity, "get_client", lambda **_: Server(refuse))
+    assert not is_being_cancelled(MINE)
+
+
+# --- what may fail ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "answer", "said"),
+    [
+        (lambda: forbid_retries(MINE), None, "may be retried"),
+        (lambda: mark_crashed(MINE.flow_run_id, "gone"), None, "may still show flow run"),
+        (lambda: newest_log_lines(MINE), [], "told again"),
+        (lambda: running_for_s(MINE), 500.0, "as old as its process"),
+    ],
+)
+def test_a_server_that_is_away_costs_a_line_in_the_log_and_no_training(
+    monkeypatch, caplog, call, answer, said
+):
+    def away(**_: object) -> None:
+        raise RuntimeError("no connection")
+
+    monkeypatch.setattr(run_identity, "get_client", away)
+    monkeypatch.setattr(run_identity, "get_run_logger", lambda: logging.getLogger("flow"))
+    monkeypatch.setattr(run_identity, "_process_age_s", lambda: 500.0)
+    assert call() == answer
+    (line,) = caplog.messages
+    assert said in line
+    assert "no connection" in line
+
+
+def test_a_flow_run_is_as_old_as_it_or_its_process_whatever_is_younger(monkeypatch):
+    monkeypatch.setattr(run_identity, "_process_age_s", lambda: 500.0)
+    monkeypatch.setattr(run_identity, "epoch_seconds", lambda: 10_000.0)
+    for began, age_s in ((9_900.0, 100.0), (1_000.0, 500.0), (10_001.0, 0.0)):
+        run = FlowRun(flow_id=uuid4(), start_time=datetime.fromtimestamp(began, UTC))
+        monkeypatch.setattr(run_identity, "_read", lambda _, run=run: run)
+        assert running_for_s(MINE) == age_s
 
 
 # --- what was logged -------------------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ def attempt(monkeypatch):
         def show(self, event: PawlEvent) -> None:
             scene.show(event)
 
-    def train(job: TrainingJob, on_event: Any) -> None:
+    def train(job: TrainingJob, on_event: Any, elsewhere: Any) -> None:
+        scene.elsewhere = elsewhere
         scene.train(job, on_event)
 
     for module in (training, retention):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_workers.policies.elastic import GoingOn, GroupEnd, GrowthRule, WorkerRange
+from ray_workers.policies.elastic import GivingBack, GoingOn, GroupEnd, GrowthRule, WorkerRange
 from ray_workers.store.errors import InvalidInputError
 
 TWO_TO_FOUR = WorkerRange(least=2, most=4)
@@ -45,6 +45,24 @@ def test_a_number_that_the_loop_refused_is_no_reason_to_begin_anew():
     rule, limits = GrowthRule(after_s=0), TWO_TO_FOUR.without(3)
     assert rule.wanted(limits, workers=2, free=1, there_s=9) is None
     assert rule.wanted(limits, workers=2, free=2, there_s=9) == 4
+
+
+@pytest.mark.parametrize(
+    ("held", "still_s", "chance", "due"),
+    [
+        (1, 29.9, 0.0, False), (1, 30, 0.0, True), (1, 44, 0.5, False), (1, 45, 0.5, True),
+        (0, 999, 0.0, False), (3, 999, 0.0, False), (4, 999, 0.0, False), (2, 30, 0.0, True),
+    ],
+)  # fmt: skip
+def test_places_that_are_too_few_or_of_no_use_are_given_back_after_a_while(
+    held, still_s, chance, due
+):
+    limits = TWO_TO_FOUR.without(2)
+    assert GivingBack().due(limits, held=held, still_s=still_s, chance=chance) is due
+
+
+def test_the_pause_before_they_are_asked_for_again_is_a_matter_of_chance():
+    assert [GivingBack().pause(chance) for chance in (0.0, 1.0)] == [5.0, 10.0]
 
 
 @pytest.mark.parametrize(
