@@ -25,6 +25,7 @@ pytestmark = pytest.mark.prefect
 def _the_flow_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """`pawl train` refuses most of it before Prefect starts (tests/deployments); a deployed flow has only its own checks."""
     monkeypatch.setattr("deployments.train_command.check_training", lambda _: None)
+    monkeypatch.setattr("deployments.train_parameters._checked_storage", lambda storage: storage)
 
 
 def nothing() -> None:
