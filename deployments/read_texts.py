@@ -150,6 +150,7 @@ _TIMINGS = {
     "upload_s": "upload",
     "durable_s": "until committed",
     "last_save_cost_s": "the save before cost",
+    "mtbf_s": "between failures, expected",
     "save_cost_s": "a save costs",
     "interval_s": "interval chosen",
     "verify_s": "verify before resuming",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from ray_workers.drill_times import drill_seconds
 from ray_workers.health import assess_run
 from ray_workers.health_values import Objective, RunFacts, RunHealth
 from ray_workers.interval_account import account_of
@@ -26,14 +27,11 @@ from ray_workers.storage_accounts import (
     assess_storage,
     let_go_of,
 )
-from ray_workers.store.bodies import Verdict
 from ray_workers.store.catalog import VersionCatalog, VersionEntry
 from ray_workers.store.clock import utc_now
 from ray_workers.store.keys import data_fence, run_prefix
-from ray_workers.store.log_reader import LogReader
 from ray_workers.store.manifest import DROPPED_REASON, DROPPED_SAVES
 from ray_workers.store.object_store import ObjectStore
-from ray_workers.store.records import Record
 from ray_workers.store.run_listing import RunEntry, list_runs, run_status
 from ray_workers.store.run_state import RunState
 
@@ -200,7 +198,7 @@ class _Look:
         facts = RunFacts(
             status=run_status(state),
             world_size=_world_size(entries),
-            drills_s=tuple(_drills(self._store, state)),
+            drills_s=drill_seconds(self._store, state),
             restarts_s=restarts_of(state, newest),
             until_committed_s=until_committed(entries),
             optimal_s=None if account.decision is None else account.decision.seconds,
@@ -271,15 +269,3 @@ def _dropped(entries: Sequence[VersionEntry]) -> Iterator[tuple[int, str]]:
         told: Mapping[str, str] = {} if entry.facts is None else entry.facts.environment
         if told.get(DROPPED_SAVES, "").isdecimal():
             yield int(told[DROPPED_SAVES]), told.get(DROPPED_REASON, "no reason told")
-
-
-def _drills(store: ObjectStore, state: RunState) -> Iterator[float]:
-    """Seconds that each restore drill took, oldest first; only logs that name one are read again."""
-    if not any("restorable" in v.passed for v in state.versions.values()):
-        return
-    for slot in LogReader(store, state.run).read_many(range(1, state.slot + 1)):
-        body = slot.body if isinstance(slot, Record) else None
-        if isinstance(body, Verdict) and body.check == "restorable" and body.passed:
-            seconds = body.evidence.get("seconds")
-            if isinstance(seconds, int | float) and not isinstance(seconds, bool):
-                yield float(seconds)

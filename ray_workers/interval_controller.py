@@ -126,8 +126,7 @@ class IntervalController:
     def decide(self) -> IntervalDecision:
         """The interval now; before the first save of a run without history at most `FIRST_SAVE_S`."""
         plan = self._plan
-        hours = (self._clock() - self._rate_at) * plan.workers / 3600.0
-        rate = self._rate.after([Evidence(failures=0.0, worker_hours=hours)])
+        rate = self._rate_now()
         known = bool(self._costs) or plan.cost_s is not None
         facts = IntervalFacts(
             stall_s=_median(self._costs, plan.cost_s, _UNKNOWN_STALL_S),
@@ -143,9 +142,19 @@ class IntervalController:
             caps = IntervalCaps(min_s=caps.min_s, max_s=first)
         return decide_interval(facts, caps)
 
+    def _rate_now(self) -> FailureRate:
+        hours = (self._clock() - self._rate_at) * self._plan.workers / 3600.0
+        return self._rate.after([Evidence(failures=0.0, worker_hours=hours)])
+
     def seconds(self) -> dict[str, float]:
-        """The interval, and what the save before this one cost, under the names that they have among a version's durations."""
-        found = {"interval_s": round(self.decide().seconds, 3)}
+        """The interval, the time between failures it was chosen by, and what the save before this one cost.
+
+        Under the names that they have among a version's durations.
+        """
+        found = {
+            "interval_s": round(self.decide().seconds, 3),
+            "mtbf_s": round(self._rate_now().mtbf_s(self._plan.workers), 3),
+        }
         if self._costs:
             found["last_save_cost_s"] = round(self._costs[-1], 6)
         return found

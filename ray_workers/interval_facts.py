@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ray_workers.attempt_chains import chain_of, end_cause
 from ray_workers.attempt_losses import attempt_losses
 from ray_workers.attempt_spans import instant, one_of_each, span_of
 from ray_workers.config import Saving
+from ray_workers.drill_times import drill_seconds
 from ray_workers.interval_controller import IntervalPlan
 from ray_workers.policies.failure_rate import PRIOR, Evidence, FailureRate
 from ray_workers.policies.interval import IntervalCaps
@@ -64,7 +65,7 @@ class IntervalHistory:
     in_force_s: float | None = None
     """The interval when its newest version was made; None: thresholds alone counted, or an older Pawl made it."""
     restarts_s: tuple[float, ...] = ()
-    """From a failure to the first new step, without the steps done again."""
+    """From a failure to the first new step, without the steps done again; of a run that never restarted, its drills."""
     bytes: int = 0
     """Of its newest version."""
     bytes_new: tuple[int, ...] = ()
@@ -92,7 +93,9 @@ def read_history(
     catalog = catalog or VersionCatalog(store, run)
     newest = sorted(state.versions)[-_NEWEST:]
     entries = catalog.entries(state, newest)
-    return history_of(state, entries, now_s, older=older_entries(catalog, state, entries, now_s))
+    found = history_of(state, entries, now_s, older=older_entries(catalog, state, entries, now_s))
+    # A run that never failed has no restart; what its drills took is the next best.
+    return found if found.restarts_s else replace(found, restarts_s=drill_seconds(store, state))
 
 
 def history_of(

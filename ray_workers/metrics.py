@@ -17,6 +17,12 @@ from ray_workers.messages import PawlEvent, ShardReport
 
 __all__ = ["DEFINITIONS", "Definition", "Instruments", "RunMetrics"]
 
+_PACE = {
+    "interval_s": "pawl_chosen_interval_seconds",
+    "last_save_cost_s": "pawl_save_cost_seconds",
+    "mtbf_s": "pawl_failure_mtbf_seconds",
+}
+"""What the interval between saves hangs on, by its name among a version's durations."""
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
 
 
@@ -65,6 +71,14 @@ DEFINITIONS = {
         Definition(
             name="pawl_chosen_interval_seconds", kind="gauge",
             told="The interval of least expected waste, as chosen for now.",
+        ),
+        Definition(
+            name="pawl_save_cost_seconds", kind="gauge",
+            told="What the save before the newest version cost training.",
+        ),
+        Definition(
+            name="pawl_failure_mtbf_seconds", kind="gauge",
+            told="Between failures of the group of workers, as the interval was chosen by.",
         ),
         Definition(
             name="pawl_stall_seconds", kind="histogram", told="Training stood still for a save.",
@@ -156,8 +170,9 @@ class RunMetrics:
         self._to.observe("pawl_stall_seconds", float(facts["staging_s"]), self._labels)
         at = datetime.fromisoformat(event.at).timestamp()
         self._newest("committed", int(facts["step"]), at, float(facts["durable_s"]))
-        if facts.get("interval_s") is not None:
-            self._to.set("pawl_chosen_interval_seconds", float(facts["interval_s"]), self._labels)
+        for fact, name in _PACE.items():
+            if facts.get(fact) is not None:
+                self._to.set(name, float(facts[fact]), self._labels)
         if self._last_commit is not None:
             self._to.set("pawl_save_interval_seconds", at - self._last_commit, self._labels)
         self._last_commit = at

@@ -83,8 +83,9 @@ def committed_facts(
     done: CommittedVersion, manifest: Manifest, reports: list[ShardReport]
 ) -> dict[str, Any]:
     """Details of the event that tells of the commit: seconds, bytes, names."""
+    timings = reports[0].staged.state.timings
     return {
-        "interval_s": reports[0].staged.state.timings.get("interval_s"),
+        **{name: timings.get(name) for name in ("interval_s", "last_save_cost_s", "mtbf_s")},
         "number": done.number,
         "manifest": done.manifest,
         "step": done.step,

@@ -172,7 +172,7 @@ def test_a_dropped_save_teaches_nothing() -> None:
     scene = Scene(cost_s=0.5, persist_s=2.0)
     scene.saved(number=None, stall_s=50.0)
     assert scene.seconds == pytest.approx(young(0.5), rel=0.01)
-    assert set(scene.controller.seconds()) == {"interval_s"}
+    assert set(scene.controller.seconds()) == {"interval_s", "mtbf_s"}
 
 
 def test_what_goes_into_the_version_are_the_interval_and_the_cost() -> None:
@@ -180,7 +180,11 @@ def test_what_goes_into_the_version_are_the_interval_and_the_cost() -> None:
     scene.saved(stall_s=0.5)
     scene.saved(stall_s=0.7)
     told = scene.controller.seconds()
-    assert told == {"interval_s": pytest.approx(scene.seconds, abs=0.001), "last_save_cost_s": 0.7}
+    assert told == {
+        "interval_s": pytest.approx(scene.seconds, abs=0.001),
+        "last_save_cost_s": 0.7,
+        "mtbf_s": pytest.approx(10_800.0),
+    }
 
 
 def test_a_cap_on_the_network_counts_what_is_sent() -> None:

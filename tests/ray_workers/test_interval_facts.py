@@ -15,7 +15,7 @@ from ray_workers.interval_controller import IntervalController
 from ray_workers.interval_facts import history_of, plan_interval, read_history
 from ray_workers.policies.failure_rate import PRIOR, Evidence
 from ray_workers.policies.failure_words import placed
-from ray_workers.store.bodies import Condemn, Retire, VersionName
+from ray_workers.store.bodies import Condemn, Retire, Verdict, VersionName
 from ray_workers.store.run_state import AttemptState, RunState, VersionState
 from tests.support.factories import MadeUpRun, folder_store
 
@@ -346,6 +346,32 @@ def test_what_saves_cost_is_what_training_measured_and_not_its_standing_still_al
     found = read_history(run.store, "digits")
     assert found.overhead == pytest.approx(0.01)
     assert found.costs_s == (0.25, 36.0, 36.0, 36.0, 36.0)
+
+
+def test_of_a_run_that_never_restarted_its_drills_tell_how_long_a_restore_takes(
+    tmp_path: Path,
+) -> None:
+    run = MadeUpRun(store=folder_store(tmp_path))
+    run.start()
+    run.commit(10)
+    name = run.version(1).name
+    for seconds in (30.0, 50.0):
+        run.append(
+            Verdict(
+                versions=(name,), check="restorable", passed=True, reason=None, checker="drill",
+                evidence={"seconds": seconds},
+            )
+        )  # fmt: skip
+    found = read_history(run.store, "digits")
+    assert found.restarts_s == (30.0, 50.0)
+    account = account_of(found)
+    assert account.restart is not None
+    assert account.restart.median == 40.0
+    run.end("failed")
+    run.timed = {"restore_s": 2.0, "start_s": 3.0}
+    run.start(1)
+    run.commit(20)
+    assert read_history(run.store, "digits").restarts_s == (5.0,)
 
 
 def test_versions_that_thinning_left_far_apart_say_nothing_of_what_saves_cost(

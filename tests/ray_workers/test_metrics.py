@@ -44,6 +44,7 @@ class Recorded:
 def committed(step, at):
     details = {
         "bytes": 100, "staging_s": 0.25, "step": step, "interval_s": 2.0 * step, "durable_s": 4.0,
+        "last_save_cost_s": 0.5, "mtbf_s": 7200.0,
     }  # fmt: skip
     return PawlEvent(kind="committed", message="", at=at, details=details)
 
@@ -64,6 +65,8 @@ def test_commits_are_counted_and_the_newest_is_named(told):
     assert told.counters["pawl_attempts", run, ("start", "resumed")] == 1
     assert told.gauges["pawl_save_interval_seconds", run] == 30
     assert told.gauges["pawl_chosen_interval_seconds", run] == 40
+    assert told.gauges["pawl_save_cost_seconds", run] == 0.5
+    assert told.gauges["pawl_failure_mtbf_seconds", run] == 7200
     at = datetime.fromisoformat("2026-11-24T00:00:30+00:00").timestamp()
     rung = ("rung", "committed")
     assert told.gauges["pawl_newest_version_timestamp_seconds", run, rung] == at
