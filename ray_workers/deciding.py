@@ -96,7 +96,7 @@ class Decider:
         if self._interval is None:
             return False
         self._interval.hear_rate(self._driver_says.rate)
-        return seconds >= self._interval.decide().seconds
+        return self._interval.due(seconds)
 
     def decision(self, step: int, *, save: bool, last: bool) -> Decision | None:
         """Rank 0's; None elsewhere.

@@ -34,13 +34,15 @@ FIRST_SAVE_S = 120.0
 _UNKNOWN_STALL_S = 0.1
 _UNKNOWN_PERSIST_S = 5.0
 _SAVES = 5
-_STEPS = 64
+_STEPS = 32
+"""The last so many quiet ones: machines warm up, and share their time with others."""
 _FEWEST_STEPS = 3
-_AFTERMATH_S = 2.0
+_AFTERMATH_S = 1.0
 """So long after a commit nobody may have told yet that the version is being validated: the driver looks twice a second."""
 _RESTLESS_SAVES = 3
 """After so many saves without a quiet step in between (validation that cannot keep up, or hangs) nobody knows any more how long
 a quiet one takes: steps that got longer for reasons of their own would be charged to saves, the more the longer the interval is."""
+_PATIENT = 2.0
 _OUTLIER = 10.0
 """A step that is so many times longer than usual is an evaluation or a pause, and no save's fault."""
 
@@ -76,8 +78,8 @@ class IntervalController:
         """The first step is over, which compiles, fills caches and makes the optimizer's state: none is like it."""
         self._alone: deque[float] = deque(maxlen=_STEPS)
         self._beside = 0.0
-        self._quiet = False
-        """A step ran alone since the last save was heard of."""
+        self._quiet = 0
+        """Steps that ran alone since the last save was heard of."""
         self._restless = 0
         """Saves in a row between which none did."""
         self._committed_at = -math.inf
@@ -94,7 +96,7 @@ class IntervalController:
         if not self._warm:
             self._warm = True
         elif not (beside or begun < self._committed_at + _AFTERMATH_S):
-            self._quiet = True
+            self._quiet += 1
             self._alone.append(took)
         elif len(self._alone) >= _FEWEST_STEPS:
             # Cut off alike on both sides: else one pause among the quiet steps would hide what saves cost.
@@ -109,7 +111,7 @@ class IntervalController:
             return
         self._committed_at = self._clock()
         self._restless = 0 if self._quiet else self._restless + 1
-        self._quiet = False
+        self._quiet = 0
         if self._restless > _RESTLESS_SAVES:
             self._alone.clear()
             beside = 0.0
@@ -117,6 +119,16 @@ class IntervalController:
         self._persists.append(outcome.persist_s)
         self._bytes = outcome.bytes
         self._bytes_new.append(outcome.bytes_new)
+
+    def due(self, since_s: float) -> bool:
+        """Whether it is time for a save, so many seconds after the last one was staged.
+
+        It waits a little for quiet steps, at most as long again: without any between two saves nobody would know what a save
+        costs, and the budget would not hold.
+        """
+        interval_s = self.decide().seconds
+        measured = self._quiet >= _FEWEST_STEPS or not self._costs
+        return since_s >= (interval_s if measured else _PATIENT * interval_s)
 
     def hear_rate(self, rate: FailureRate | None) -> None:
         """How often training fails by now, with what was seen since the attempt began; None: no news."""

@@ -33,9 +33,9 @@ __all__ = [
 _STEPS = 60
 _ODD = 3.0
 """A save that is so many times dearer than usual counts as so many usual ones."""
-_UNNOTICED_S = 0.05
+_UNNOTICED_S = 0.12
 """Of each save: the pages and events about it and the like, on a machine that has no processor to spare for them. The difference
-between what `make bench-overhead` measures of a whole run and what that run measured itself (docs/interval.md)."""
+between what `make bench-overhead` measured of whole runs and what those runs measured themselves."""
 _ALMOST_ONE = 1.0 - 2.0**-53
 _MIN_COST_S = 1e-4
 """No save is free: agreeing and collecting what became of it costs this much."""
