@@ -110,8 +110,8 @@ bench-interval: setup ## Play the rules for the interval between saves against e
 	$(BIN)/python -m benchmarks.interval_run --write docs/interval.md $(BENCH)
 
 .PHONY: bench-overhead
-bench-overhead: setup ## Train in pairs, with saves at the interval of `auto` and without any; writes what they cost into docs/interval.md
-	$(BIN)/python -m benchmarks.overhead_run --write docs/interval.md $(BENCH)
+bench-overhead: setup ## Train in pairs, with saves at the interval of `auto` and without; writes what they cost into docs/interval.md; pairs add up
+	$(BIN)/python -m benchmarks.overhead_run --journal build/overhead.jsonl --write docs/interval.md $(BENCH)
 
 .PHONY: bench-node
 bench-node: setup ## Restore replicated state on ranks of one node, shared and each for itself; writes docs/performance.md

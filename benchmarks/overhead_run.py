@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,13 @@ def _asked(command: str, store: Path) -> Any:
     return json.loads(done.stdout)
 
 
+def earlier_pairs(journal: Path | None) -> list[Outcome]:
+    """Those that the file has, oldest first: pairs are noisy, and one sitting is often too short for enough of them."""
+    if journal is None or not journal.exists():
+        return []
+    return [Outcome(**json.loads(line)) for line in journal.read_text().splitlines()]
+
+
 def overhead_page(outcomes: list[Outcome]) -> str:
     """Every pair, the median with its interval, and whether it is within the budget."""
     rows = [["pair", "steps", "with saves", "without", "added", "versions", "interval in force", "Pawl's own figure"]]  # fmt: skip
@@ -159,12 +166,16 @@ def main() -> None:
     if options.one is not None:
         train_here(options.one, options.steps, options.width, saves=options.saves)
         return
-    outcomes = []
+    outcomes = earlier_pairs(options.journal)
+    before = len(outcomes)
     with tempfile.TemporaryDirectory(prefix="pawl-overhead-") as made:
-        for number in range(options.pairs):
+        for number in range(before, before + options.pairs):
             outcome = measured_pair(Path(made) / str(number), options, saving_first=number % 2 == 0)
             outcomes.append(outcome)
             print(" | ".join(_row(number + 1, outcome)), flush=True)  # noqa: T201 - a command
+            if options.journal is not None:
+                with options.journal.open("a") as lines:
+                    lines.write(json.dumps(asdict(outcome)) + "\n")
     text = overhead_page(outcomes)
     print(text)  # noqa: T201
     if options.write is not None:
@@ -178,6 +189,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=200, help="of each run")
     parser.add_argument("--width", type=int, default=384, help="of the model")
     parser.add_argument("--write", type=Path, help="page whose block is written anew")
+    parser.add_argument(
+        "--journal",
+        type=Path,
+        help="pairs of earlier runs of the same code, which count too, and of this one",
+    )
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--saves", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()

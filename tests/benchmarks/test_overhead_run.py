@@ -1,6 +1,16 @@
+import json
+from dataclasses import asdict
+
 import pytest
 
-from benchmarks.overhead_run import BUDGET, Outcome, config_of, overhead_page, saving_of
+from benchmarks.overhead_run import (
+    BUDGET,
+    Outcome,
+    config_of,
+    earlier_pairs,
+    overhead_page,
+    saving_of,
+)
 from ray_workers.loops.gpt import Settings
 from ray_workers.loops.settings import read_settings
 
@@ -37,3 +47,11 @@ def test_both_runs_are_ones_that_the_flow_takes(tmp_path):
     settings = config_of(200, 384, tmp_path / "times.json")
     assert settings.pop("times") == str(tmp_path / "times.json")
     assert read_settings(Settings, settings).steps_per_epoch == 200
+
+
+def test_pairs_of_an_earlier_sitting_count(tmp_path):
+    journal = tmp_path / "pairs.jsonl"
+    assert earlier_pairs(None) == earlier_pairs(journal) == []
+    pairs = [pair(104.0), pair(102.0)]
+    journal.write_text("".join(f"{json.dumps(asdict(one))}\n" for one in pairs))
+    assert earlier_pairs(journal) == pairs
