@@ -110,7 +110,7 @@ bench-interval: setup ## Play the rules for the interval between saves against e
 	$(BIN)/python -m benchmarks.interval_run --write docs/interval.md $(BENCH)
 
 .PHONY: bench-overhead
-bench-overhead: setup ## Train in pairs, with saves at the interval of `auto` and without; writes what they cost into docs/interval.md; pairs add up
+bench-overhead: setup ## Train with saves at the interval of `auto` and without, in turns; writes what they cost into docs/interval.md; runs add up
 	$(BIN)/python -m benchmarks.overhead_run --journal build/overhead.jsonl --write docs/interval.md $(BENCH)
 
 .PHONY: bench-node

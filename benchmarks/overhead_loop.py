@@ -1,31 +1,33 @@
-"""The GPT loop, which also writes down when each of its steps began."""
+"""The GPT loop, whose session saves in turns: what the controller wants for some saves, then nothing for as many steps."""
 
 from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.turns import Turns
+from ray_workers.deciding import Decider
 from ray_workers.loops import gpt
 
 __all__ = ["train_loop"]
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """Train as `ray_workers.loops.gpt` does; the file that `times` names then holds the seconds at which steps began."""
+    """Train as `ray_workers.loops.gpt` does, on one worker; the file that `marks` names then holds where stretches began."""
     settings = dict(config)
-    page = Path(settings.pop("times"))
-    began: list[float] = []
-    take = gpt.step
+    page = Path(settings.pop("marks"))
+    turns = Turns(saves=settings.pop("saves"), warm=settings.pop("warm"), clock=time.perf_counter)
+    wanted = Decider.due
 
-    def step(*parts: Any) -> float:
-        began.append(time.perf_counter())
-        return take(*parts)
+    def due(self: Decider, step: int, epoch: int) -> bool:
+        return turns.due(step, lambda: wanted(self, step, epoch))
 
-    gpt.step = step  # type: ignore[assignment] # takes and gives the same
+    Decider.due = due  # type: ignore[method-assign] # takes and gives the same
     try:
         gpt.train_loop(settings)
     finally:
-        gpt.step = take
-    page.write_text(json.dumps(began))
+        Decider.due = wanted  # type: ignore[method-assign]
+    page.write_text(json.dumps([asdict(mark) for mark in turns.marks]))
