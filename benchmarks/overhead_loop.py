@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.turns import Turns
 from ray_workers.deciding import Decider
 from ray_workers.loops import gpt
@@ -25,6 +27,8 @@ def train_loop(config: dict[str, Any]) -> None:
     def due(self: Decider, step: int, epoch: int) -> bool:
         return turns.due(step, lambda: wanted(self, step, epoch))
 
+    # After some hundred steps this model has numbers below the smallest normal one, and its steps take twice as long.
+    torch.set_flush_denormal(True)
     Decider.due = due  # type: ignore[method-assign] # takes and gives the same
     try:
         gpt.train_loop(settings)
