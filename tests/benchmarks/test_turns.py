@@ -1,4 +1,6 @@
+from functools import partial
 from itertools import count
+from operator import contains, ge
 
 from benchmarks.turns import Turns, pairs_of, stretches_of
 
@@ -9,7 +11,7 @@ def played(*, steps, every=10, saves=2, warm=1):
     turns = Turns(saves=saves, warm=warm, clock=lambda: next(seconds))
     saved = [0]
     for step in range(1, steps + 1):
-        if turns.due(step, lambda step=step: step - saved[-1] >= every):
+        if turns.due(step, partial(ge, step - saved[-1], every)):
             saved.append(step)
     return turns, saved[1:]
 
@@ -36,7 +38,7 @@ def test_a_bare_stretch_lasts_until_a_save_may_begin():
     turns = Turns(saves=1, warm=0, clock=lambda: 0.0)
     wanted = {1, 11, 31, 32, 50}
     for step in range(1, 60):
-        turns.due(step, lambda step=step: step in wanted)
+        turns.due(step, partial(contains, wanted, step))
     assert [(mark.saving, mark.step) for mark in turns.marks] == [
         (True, 1), (False, 11), (False, 21), (True, 31), (True, 32), (False, 50),
     ]  # fmt: skip
