@@ -27,7 +27,7 @@ def train_loop(config: dict[str, Any]) -> None:
     def due(self: Decider, step: int, epoch: int) -> bool:
         return turns.due(step, lambda: wanted(self, step, epoch))
 
-    # After some hundred steps this model has numbers below the smallest normal one, and its steps take twice as long.
+    # After some hundred steps this model has numbers below the smallest normal one, and its steps get ever longer.
     torch.set_flush_denormal(True)
     Decider.due = due  # type: ignore[method-assign] # takes and gives the same
     try:
